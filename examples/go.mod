@@ -1,0 +1,5 @@
+module github.com/virtfmt/virtfmt/examples
+
+go 1.26.0
+
+require github.com/virtfmt/virtfmt v0.1.0
