@@ -1,0 +1,172 @@
+package acpihotplug_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/virtfmt/virtfmt/acpihotplug"
+	"github.com/virtfmt/virtfmt/internal/difftest"
+	"github.com/virtfmt/virtfmt/internal/qtest"
+)
+
+// recorder notes the accesses that pass through it.
+type recorder struct {
+	to  acpihotplug.PortIO
+	log []string
+}
+
+func (r *recorder) In(port uint16, p []byte) bool {
+	ok := r.to.In(port, p)
+	if len(p) == 4 { // of the GPE block a real guest reads more than it needs
+		r.log = append(r.log, fmt.Sprintf("in 0x%x 0x%x", port, binary.LittleEndian.Uint32(p)))
+	}
+	return ok
+}
+
+func (r *recorder) Out(port uint16, p []byte) bool {
+	v := make([]byte, 4)
+	copy(v, p)
+	r.log = append(r.log, fmt.Sprintf("out 0x%x 0x%x", port, binary.LittleEndian.Uint32(v)))
+	return r.to.Out(port, p)
+}
+
+// TestGuestIsLikeLinux compares the guest's accesses with those that Linux
+// made on a real QEMU for the same plug and unplug.
+func TestGuestIsLikeLinux(t *testing.T) {
+	tr := readTrace(t, "testdata/linux-our-ssdt.json")
+	var want []string
+	booted := false
+	for _, s := range tr.Steps {
+		switch {
+		case s.Op == "out" && s.Addr == acpihotplug.GPEBase+2 && s.Val&4 != 0 && s.Val&2 != 0 && !booted:
+			booted = true // and enables an event of another device
+		case s.Op == "out":
+			v := s.Val
+			if s.Addr == acpihotplug.GPEBase+2 {
+				v &^= 4
+			}
+			want = append(want, fmt.Sprintf("out 0x%x 0x%x", s.Addr, v))
+		case s.Op == "in" && s.Size == 4:
+			want = append(want, fmt.Sprintf("in 0x%x 0x%x", s.Addr, s.Val))
+		}
+	}
+	// Linux writes the enable register twice before it enables the event.
+	want = slices.Delete(want, 4, 6)
+
+	// The table that Linux was given selects no bus.
+	d := acpihotplug.Device{Mode: acpihotplug.ClearOnRead}
+	r := &recorder{to: acpihotplug.Ports{Device: &d}}
+	g := acpihotplug.Guest{IO: r}
+	g.Boot()
+	must(t, d.Plug(0, 5))
+	if got, want := g.Interrupt(), []acpihotplug.Notice{{0, 5, acpihotplug.DeviceCheck}}; !slices.Equal(got, want) {
+		t.Errorf("told %v, want %v", got, want)
+	}
+	if got := g.Interrupt(); got != nil {
+		t.Errorf("told %v without cause", got)
+	}
+	must(t, d.RequestUnplug(0, 5))
+	if got, want := g.Interrupt(), []acpihotplug.Notice{{0, 5, acpihotplug.EjectRequest}}; !slices.Equal(got, want) {
+		t.Errorf("told %v, want %v", got, want)
+	}
+	g.Eject(0, 5)
+	if diff := cmp.Diff(want, r.log); diff != "" {
+		t.Errorf("(-Linux +Guest):\n%s", diff)
+	}
+}
+
+// TestGuestCycles plugs and unplugs at random on every generation, and
+// compares what the guest believes with what is there.
+func TestGuestCycles(t *testing.T) {
+	rng := rand.New(rand.NewPCG(difftest.Seed(t, 1), 3))
+	for _, mode := range []acpihotplug.Mode{acpihotplug.Latched, acpihotplug.ClearOnRead, acpihotplug.Level} {
+		t.Run(mode.String(), func(t *testing.T) {
+			d := acpihotplug.Device{Mode: mode, GPELen: 16}
+			must(t, d.ColdPlug(0, 0, true))
+			g := acpihotplug.Guest{IO: acpihotplug.Ports{Device: &d}, Mode: mode, GPELen: 16}
+			buses := 1
+			if mode == acpihotplug.ClearOnRead {
+				buses, g.Buses = 4, []int{0, 1, 2, 3}
+			}
+			g.Boot()
+			believed := make([]uint32, buses)
+			believed[0] = 1
+			for range difftest.Scale(t, 20000) {
+				bus, slot := rng.IntN(buses), rng.IntN(acpihotplug.NumSlots)
+				if d.Bus[bus].Present>>slot&1 == 0 {
+					must(t, d.Plug(bus, slot))
+				} else {
+					d.RequestUnplug(bus, slot)
+				}
+				if rng.IntN(3) != 0 || !d.SCI() {
+					continue
+				}
+				for _, n := range g.Interrupt() {
+					switch n.Event {
+					case acpihotplug.DeviceCheck:
+						believed[n.Bus] |= 1 << n.Slot
+					case acpihotplug.EjectRequest:
+						if !g.Removable(n.Bus, n.Slot) {
+							t.Fatalf("asked to eject %v, which is fixed", n)
+						}
+						believed[n.Bus] &^= 1 << n.Slot
+						g.Eject(n.Bus, n.Slot)
+					}
+				}
+				for i, want := range believed {
+					if got := d.Bus[i].Present; got != want {
+						t.Fatalf("bus %d has 0x%x, the guest believes 0x%x", i, got, want)
+					}
+				}
+			}
+		})
+	}
+}
+
+// qemuPorts lets a Guest run on a real QEMU.
+type qemuPorts struct{ *qtest.VM }
+
+func (q qemuPorts) In(port uint16, p []byte) bool {
+	v := binary.LittleEndian.AppendUint32(nil, q.VM.In(port, len(p)))
+	copy(p, v)
+	return true
+}
+
+func (q qemuPorts) Out(port uint16, p []byte) bool {
+	v := make([]byte, 4)
+	copy(v, p)
+	q.VM.Out(port, len(p), binary.LittleEndian.Uint32(v))
+	return true
+}
+
+// TestGuestOnQEMU takes a real machine through a cycle.
+func TestGuestOnQEMU(t *testing.T) {
+	vm := qtest.Start(t, difftest.Tool(t, "qemu-system-x86_64", "7.2"), "-M", "pc-i440fx-7.2", "-m", "16",
+		"-device", "pci-bridge,id=br,addr=3,chassis_nr=1")
+	g := acpihotplug.Guest{IO: qemuPorts{vm}, Mode: acpihotplug.ClearOnRead, Buses: []int{0, 1}}
+	g.Boot()
+	if g.Removable(0, 1) || !g.Removable(0, 2) || g.Removable(0, 3) {
+		t.Error("slots 1 and 3 are fixed, 2 is not")
+	}
+	for bus, name := range []string{"pci.0", "br"} {
+		if _, err := vm.QMP("device_add", map[string]any{"driver": "pci-testdev", "id": "d", "bus": name, "addr": "7"}); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := g.Interrupt(), []acpihotplug.Notice{{bus, 7, acpihotplug.DeviceCheck}}; !slices.Equal(got, want) {
+			t.Errorf("told %v, want %v", got, want)
+		}
+		if _, err := vm.QMP("device_del", map[string]any{"id": "d"}); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := g.Interrupt(), []acpihotplug.Notice{{bus, 7, acpihotplug.EjectRequest}}; !slices.Equal(got, want) {
+			t.Errorf("told %v, want %v", got, want)
+		}
+		g.Eject(bus, 7)
+		vm.Await("DEVICE_DELETED")
+	}
+}
