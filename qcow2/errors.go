@@ -3,6 +3,7 @@ package qcow2
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 )
 
@@ -12,8 +13,17 @@ var (
 	ErrFormat = errors.New("qcow2: not a qcow2 image")
 
 	// ErrReadOnly means that an image was opened for reading only, or became
-	// read-only because of an error that the message tells.
-	ErrReadOnly = errors.New("qcow2: image is read-only")
+	// read-only because of an error that the message tells. It is also
+	// [fs.ErrPermission].
+	ErrReadOnly error = &sentinel{"image is read-only", fs.ErrPermission}
+
+	// ErrClosed means that an image was used after Close. It is also
+	// [fs.ErrClosed].
+	ErrClosed error = &sentinel{"image is closed", fs.ErrClosed}
+
+	// ErrMetadataOnly means that guest data was asked for which the image does
+	// not hold itself, and that it was opened with Options.MetadataOnly.
+	ErrMetadataOnly = errors.New("qcow2: image was opened for its metadata only")
 
 	// ErrCorrupt means that the metadata of an image contradicts itself, or that
 	// the image is marked as corrupt (incompatible feature bit 1) and was to be
@@ -27,6 +37,15 @@ var (
 	// ErrOutOfRange means that an offset or a length lies outside of the disk.
 	ErrOutOfRange = errors.New("qcow2: range outside of the disk")
 )
+
+// A sentinel is an error that is also one of the standard library's.
+type sentinel struct {
+	msg  string
+	base error
+}
+
+func (s *sentinel) Error() string { return "qcow2: " + s.msg }
+func (s *sentinel) Unwrap() error { return s.base }
 
 // A FormatError tells what is wrong in an image and where. Truncated
 // structures unwrap to [io.ErrUnexpectedEOF], sizes over a limit to

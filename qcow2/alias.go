@@ -1,0 +1,42 @@
+package qcow2
+
+import "github.com/virtfmt/virtfmt/internal/block"
+
+// Extent is a range of a disk that is stored in one way. Its fields are
+//
+//	Start, Length int64 // bytes of the disk
+//	Kind          Kind  // what stands behind the range
+//	HostOffset    int64 // where Start lies in the file of its layer, or NoOffset
+//	Depth         int   // the layer: 0 the image itself, 1 its backing file, ...
+//
+// and its methods End, the offset after the range; IsZero, whether it is known
+// to read as zeros; and Follows(prev), whether it continues another.
+type Extent = block.Extent
+
+// Kind says what stands behind a range of a disk: one of the constants
+// Unallocated, Data, Compressed and Zero. Its method String names it.
+type Kind = block.Kind
+
+// The kinds of ranges.
+const (
+	Unallocated = block.Unallocated // held by no layer, reads as zeros
+	Data        = block.Data        // stored as it is, at HostOffset
+	Compressed  = block.Compressed  // stored, but not byte for byte
+	Zero        = block.Zero        // reads as zeros, may own space at HostOffset
+)
+
+// NoOffset is the HostOffset of an extent that has no place of its own.
+const NoOffset = block.NoOffset
+
+// Disk is a virtual disk that can be read: an [*Image] or one of another
+// format. Its methods are ReadAt, Size() int64 and
+// Extents(off, n int64) iter.Seq2[Extent, error].
+type Disk = block.Disk
+
+// File is what an image is stored in. Its methods are ReadAt, WriteAt and
+// Truncate(size int64) error. It may also have
+//
+//	Sync() error                      // without it each write counts as durable
+//	PunchHole(off, n int64) error     // gives space back
+//	Size() int64 (or Stat, or Seek)   // tells its length
+type File = block.File

@@ -1,0 +1,67 @@
+package qcow2
+
+import (
+	"iter"
+
+	"github.com/virtfmt/virtfmt/internal/block"
+)
+
+// Extents yields what stands behind the n bytes at off, in order and without
+// gaps, cut to the end of the disk. Neighbours that are stored alike are one
+// extent; what the image does not hold is told by its backing file. After an
+// error it yields nothing more.
+//
+// An HostOffset is true until the image is written to.
+func (im *Image) Extents(off, n int64) iter.Seq2[Extent, error] {
+	return block.Merge(func(yield func(Extent, error) bool) {
+		if err := im.checkRange(off, n); err != nil {
+			yield(Extent{}, err)
+			return
+		}
+		im.extents(im.active, off, min(n, max(0, im.Size()-off)), yield)
+	})
+}
+
+// extents is Extents for any mapping.
+//
+// Preconditions: off and n are within the disk.
+func (im *Image) extents(r *root, off, n int64, yield func(Extent, error) bool) {
+	for end := off + n; off < end; {
+		got, err := im.find(r, guestOff(off), end-off)
+		if err != nil {
+			yield(Extent{}, err)
+			return
+		}
+		e := Extent{Start: off, Length: got.n, HostOffset: NoOffset}
+		off += got.n
+		switch got.kind {
+		case kindUnallocated:
+			if !block.BackingExtents(im.backing, e.Start, e.Length, yield) {
+				return
+			}
+			continue
+		case kindCompressed:
+			e.Kind = Compressed
+		case kindNormal:
+			e.Kind, e.HostOffset = Data, int64(got.host)
+		case kindZeroAlloc:
+			e.Kind, e.HostOffset = Zero, int64(got.host)
+		case kindZeroPlain:
+			e.Kind = Zero
+		}
+		if !yield(e, nil) {
+			return
+		}
+	}
+}
+
+// checkRange refuses ranges that no disk has, and closed images.
+func (im *Image) checkRange(off, n int64) error {
+	if off < 0 || n < 0 {
+		return ErrOutOfRange
+	}
+	if im.closed.Load() {
+		return ErrClosed
+	}
+	return nil
+}

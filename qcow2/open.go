@@ -1,0 +1,193 @@
+package qcow2
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/virtfmt/virtfmt/internal/block"
+	"github.com/virtfmt/virtfmt/internal/tablecache"
+)
+
+// Options says how an image is opened. The zero Options, like nil, opens an
+// image that stands alone.
+type Options struct {
+	// Size is the length of the file in bytes, for a reader that does not tell
+	// it. It is not looked at otherwise.
+	Size int64
+
+	// OpenBacking opens the backing file that the image names, and returns the
+	// decoded disk, which Close closes if it is an io.Closer. The name is as it
+	// stands in the image, the format is what the image says, such as "raw" or
+	// "qcow2", or BackingFormat. nil refuses images that have a backing file.
+	OpenBacking func(name, format string) (Disk, error)
+
+	// BackingFormat is the format of the backing file where the image does not
+	// tell it. Without it such an image is refused: a format is never guessed,
+	// because a guest that writes a header into a raw disk could make it be
+	// taken for something else.
+	BackingFormat string
+
+	// OpenData opens the external data file that the image names, or "" if it
+	// names none, for writing if write is set. Close closes the file if it is
+	// an io.Closer. nil refuses images that have a data file.
+	OpenData func(name string, write bool) (File, error)
+
+	// MetadataOnly opens neither the backing file nor the data file. What the
+	// image itself does not hold cannot be read then, and guest data cannot be
+	// written: the error is ErrMetadataOnly.
+	MetadataOnly bool
+
+	// Repair accepts an image that is marked as corrupt or dirty for writing,
+	// and one that has no refcount table, to be checked and repaired. Guest
+	// data of such an image is not to be written before that.
+	Repair bool
+
+	// CacheSize bounds the memory for tables, in bytes; 0 is 32 MiB. At least
+	// 256 KiB are used.
+	CacheSize int64
+
+	// Root makes OpenFile resolve all names inside of a directory: its own
+	// argument, and the names of backing and data files, each relative to the
+	// file that names it. Absolute names are allowed where they lie under
+	// Root.Name(). Without Root, OpenFile refuses such files unless OpenBacking
+	// or OpenData is set.
+	Root *os.Root
+}
+
+const (
+	defaultCacheSize = 32 << 20
+	minCacheSize     = 256 << 10
+	maxSliceSize     = 4096
+)
+
+func (o *Options) withDefaults() Options {
+	var d Options
+	if o != nil {
+		d = *o
+	}
+	if d.CacheSize == 0 {
+		d.CacheSize = defaultCacheSize
+	}
+	d.CacheSize = max(d.CacheSize, minCacheSize)
+	return d
+}
+
+// Open opens an image for reading. It never writes to r, and opens nothing by
+// name but through o. A nil o stands for the zero Options.
+//
+// The length of r comes from its method Size, Stat or Seek, or from o.Size;
+// without any of them it is an error. An image may be shorter than its
+// metadata says: what lies past the end reads as zeros.
+func Open(r io.ReaderAt, o *Options) (*Image, error) { return open(r, nil, o.withDefaults()) }
+
+// open opens the image r, for writing if w, which is the same file, is not
+// nil.
+func open(r io.ReaderAt, w File, o Options) (_ *Image, err error) {
+	im := &Image{r: r, w: w, data: r, opts: o}
+	length, err := block.Length(r)
+	if errors.Is(err, block.ErrNoLength) && o.Size > 0 {
+		length, err = o.Size, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("qcow2: %w", err)
+	}
+	im.length.Store(length)
+	if im.hdr, err = readHeader(r); err != nil {
+		return nil, err
+	}
+	im.layout = im.hdr.layout()
+	im.setSize()
+	if err := im.checkUsable(); err != nil {
+		return nil, err
+	}
+	sliceSize := min(im.clusterSize(), maxSliceSize)
+	im.tables = tablecache.New(sliceSize, o.CacheSize, im.readTable)
+	im.codec.init(im.hdr)
+	if im.active, err = im.loadRoot(hostOff(im.hdr.L1TableOffset), int(im.hdr.L1Size)); err != nil {
+		return nil, err
+	}
+	if o.MetadataOnly {
+		im.backingUnopened = im.hdr.BackingFile != ""
+		if im.external {
+			im.data = unopened{}
+		}
+		return im, nil
+	}
+	if err := im.openOthers(); err != nil {
+		im.closeAll()
+		return nil, err
+	}
+	return im, nil
+}
+
+// checkUsable refuses images that cannot be used as the options want.
+func (im *Image) checkUsable() error {
+	h := im.hdr
+	switch {
+	case h.IncompatibleFeatures&IncompatCorrupt != 0 && im.w != nil && !im.opts.Repair:
+		return &FormatError{72, "incompatible_features", fmt.Errorf("%w: it is marked so, and must be repaired first", ErrCorrupt)}
+	case h.RefcountTableClusters == 0 && !im.opts.Repair:
+		return badf(56, "refcount_table_clusters", "there is no refcount table")
+	case h.CryptMethod != CryptNone && !im.opts.MetadataOnly:
+		return unsupportedf("encryption %v", h.CryptMethod)
+	}
+	return nil
+}
+
+// openOthers opens the backing file and the external data file.
+func (im *Image) openOthers() error {
+	if err := im.openData(); err != nil {
+		return err
+	}
+	name, format := im.hdr.BackingFile, im.hdr.BackingFormat()
+	switch {
+	case name == "":
+		return nil
+	case im.externalRaw:
+		return badf(8, "backing_file_offset", "a raw external data file conflicts with the backing file %q", name)
+	case im.opts.OpenBacking == nil:
+		return fmt.Errorf("qcow2: backing file %q: opening it was not granted", name)
+	}
+	if format == "" {
+		format = im.opts.BackingFormat
+	}
+	if format == "" {
+		return fmt.Errorf("qcow2: backing file %q: the image does not tell its format", name)
+	}
+	d, err := im.opts.OpenBacking(name, format)
+	if err != nil {
+		return fmt.Errorf("qcow2: backing file %q: %w", name, err)
+	}
+	im.backing = d
+	im.closeLater(d)
+	return nil
+}
+
+// unopened stands for a file that was not to be opened.
+type unopened struct{}
+
+func (unopened) ReadAt([]byte, int64) (int, error) { return 0, ErrMetadataOnly }
+
+func (im *Image) openData() error {
+	if !im.external {
+		return nil
+	}
+	name := im.hdr.DataFile()
+	if im.opts.OpenData == nil {
+		return fmt.Errorf("qcow2: data file %q: opening it was not granted", name)
+	}
+	f, err := im.opts.OpenData(name, im.w != nil)
+	if err != nil {
+		return fmt.Errorf("qcow2: data file %q: %w", name, err)
+	}
+	im.data = f
+	im.closeLater(f)
+	n, err := block.Length(f)
+	if err != nil {
+		return fmt.Errorf("qcow2: data file %q: %w", name, err)
+	}
+	im.dataLength.Store(n)
+	return nil
+}

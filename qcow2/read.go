@@ -1,0 +1,137 @@
+package qcow2
+
+import (
+	"fmt"
+	"io"
+	"sync/atomic"
+
+	"github.com/virtfmt/virtfmt/internal/inflight"
+)
+
+// ReadAt reads from the disk at off. It implements [io.ReaderAt]: it reads all
+// of p, or returns an error, which is [io.EOF] where the disk ends.
+func (im *Image) ReadAt(p []byte, off int64) (int, error) {
+	if err := im.checkRange(off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	rest := im.Size() - off
+	if rest >= int64(len(p)) {
+		return im.readVia(im.active, p, guestOff(off))
+	}
+	if rest <= 0 {
+		return 0, io.EOF
+	}
+	n, err := im.readVia(im.active, p[:rest], guestOff(off))
+	if err == nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// readVia fills p from any mapping, at an offset that may lie past the end of
+// the disk, where VM state is.
+func (im *Image) readVia(r *root, p []byte, off guestOff) (int, error) {
+	n := 0
+	for n < len(p) {
+		m, err := im.readRun(r, p[n:], off+guestOff(n))
+		n += m
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// readRun fills the start of p with what is stored in one way.
+func (im *Image) readRun(r *root, p []byte, off guestOff) (int, error) {
+	var pin inflight.Pin
+	if im.w != nil {
+		pin = im.pins.Pin(uint64(off) >> 12)
+	}
+	got, err := im.find(r, off, int64(len(p)))
+	if err == nil {
+		p = p[:got.n]
+		switch got.kind {
+		case kindNormal:
+			err = im.readData(p, got.host)
+		case kindCompressed:
+			err = im.readCompressed(p, got.entry, im.offsetInCluster(int64(off)))
+		}
+	}
+	if im.w != nil {
+		pin.Unpin()
+	}
+	if err != nil {
+		return 0, err
+	}
+	switch got.kind {
+	case kindUnallocated:
+		err = im.readBacking(p, off)
+	case kindZeroPlain, kindZeroAlloc:
+		clear(p)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// readData fills p with guest data that is stored as it is.
+func (im *Image) readData(p []byte, host hostOff) error {
+	if im.external {
+		return readTail(im.data, p, host, &im.dataLength)
+	}
+	return readTail(im.data, p, host, &im.length)
+}
+
+// readTail fills p from a file, with zeros past its end, which length tells.
+func readTail(r io.ReaderAt, p []byte, off hostOff, length *atomic.Int64) error {
+	n, err := r.ReadAt(p, int64(off))
+	if n == len(p) {
+		return nil
+	}
+	end := length.Load()
+	if int64(off)+int64(n) < end && isEnd(err) { // a write may have moved the end since
+		var m int
+		m, err = r.ReadAt(p[n:], int64(off)+int64(n))
+		n += m
+	}
+	switch {
+	case n == len(p):
+		return nil
+	case !isEnd(err):
+	case int64(off)+int64(n) < end:
+		err = io.ErrUnexpectedEOF
+	default:
+		clear(p[n:])
+		return nil
+	}
+	return fmt.Errorf("qcow2: cluster data at %#x: %w", int64(off)+int64(n), err)
+}
+
+func isEnd(err error) bool { return err == nil || err == io.EOF || err == io.ErrUnexpectedEOF }
+
+// readBacking fills p with what the backing file holds, and zeros past its
+// end.
+func (im *Image) readBacking(p []byte, off guestOff) error {
+	if im.backing == nil {
+		if im.backingUnopened {
+			return ErrMetadataOnly
+		}
+		clear(p)
+		return nil
+	}
+	n := max(0, min(int64(len(p)), im.backing.Size()-int64(off)))
+	clear(p[n:])
+	if n == 0 {
+		return nil
+	}
+	m, err := im.backing.ReadAt(p[:n], int64(off))
+	if int64(m) == n {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("qcow2: backing file: %w", err)
+}
