@@ -58,39 +58,37 @@ func (d *Device) msixCapability(reg uint32) uint32 {
 }
 
 // ReadMSIX reads at offset off of BAR1, the MSI-X table and pending bits. An
-// access whose offset or length is not a multiple of 4 reads 0, as does what
-// lies between the two.
+// access is cut into naturally aligned pieces as [Device.Read] has them, of
+// which the dwords read what is there; smaller ones read 0, as does what lies
+// between table and pending bits.
 func (d *Device) ReadMSIX(off uint64, p []byte) {
 	clear(p)
-	if d.dwords(off, p) {
-		for i := 0; i < len(p); i += 4 {
+	for i, size := 0, d.msixSize(); i < len(p) && off < size && off+uint64(i) < size; {
+		n := pieceSize(off+uint64(i), len(p)-i)
+		if n == 4 {
 			putLow(p[i:i+4], d.msixDword(uint32(off)+uint32(i)))
 		}
+		i += n
 	}
 	if d.Trace != nil {
 		d.traceAccess(TraceRead, SpaceMSIX, off, p)
 	}
 }
 
-// WriteMSIX writes p at offset off of BAR1. Only dwords of the table can be
-// written: an access whose offset or length is not a multiple of 4 is ignored.
-// A vector that is pending and no longer masked is delivered.
+// WriteMSIX writes p at offset off of BAR1. Of the pieces of the access only
+// dwords in the table have an effect. A vector that is pending and no longer
+// masked is delivered.
 func (d *Device) WriteMSIX(off uint64, p []byte) {
 	if d.Trace != nil {
 		d.traceAccess(TraceWrite, SpaceMSIX, off, p)
 	}
-	if !d.dwords(off, p) {
-		return
+	for i, size := 0, d.msixSize(); i < len(p) && off < size && off+uint64(i) < size; {
+		n := pieceSize(off+uint64(i), len(p)-i)
+		if n == 4 {
+			d.setMSIXDword(uint32(off)+uint32(i), low(p[i:i+4]))
+		}
+		i += n
 	}
-	for i := 0; i < len(p); i += 4 {
-		d.setMSIXDword(uint32(off)+uint32(i), low(p[i:i+4]))
-	}
-}
-
-// dwords reports whether an access is one of dwords within BAR1.
-func (d *Device) dwords(off uint64, p []byte) bool {
-	size, n := d.msixSize(), uint64(len(p))
-	return off%4 == 0 && n%4 == 0 && off <= size && n <= size-off
 }
 
 // msixDword reads a dword of BAR1.
