@@ -1,5 +1,3 @@
-//go:build linux
-
 // Package memfd makes files that live in memory and have no name.
 package memfd
 
