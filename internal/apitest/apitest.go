@@ -156,10 +156,13 @@ func typeLines(fset *token.FileSet, ts *ast.TypeSpec) []string {
 	members := func(kind string, fields *ast.FieldList) []string {
 		lines := []string{"type " + ts.Name.Name + " " + kind}
 		for _, f := range fields.List {
-			f.Doc, f.Comment = nil, nil
-			for _, l := range oneLine(fset, f) {
-				lines = append(lines, "type "+ts.Name.Name+" "+kind+", "+l)
+			// The printer takes a field's type, but no field.
+			var words []string
+			for _, n := range f.Names {
+				words = append(words, n.Name)
 			}
+			words = append(words, oneLine(fset, f.Type)...)
+			lines = append(lines, "type "+ts.Name.Name+" "+kind+", "+strings.Join(words, " "))
 		}
 		return lines
 	}
