@@ -1,0 +1,280 @@
+package block
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"iter"
+	"runtime"
+	"sync"
+
+	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/safeio"
+)
+
+// CompareOptions says how disks are compared. The zero value and nil are the
+// defaults.
+type CompareOptions struct {
+	// Workers is how many pieces are compared at a time, at most 64. Default:
+	// as for [CopyOptions].
+	Workers int
+	// Strict takes disks for different too that are not of the same size, and
+	// where one is stored, zero or unallocated and the other is not. By
+	// default a disk is like a longer one that ends in zeros.
+	Strict bool
+	// Progress is called now and then with how many bytes of the longer disk
+	// are dealt with, of how many. The calls do not overlap.
+	Progress func(done, total int64)
+}
+
+// A DifferenceKind says in what disks differ.
+type DifferenceKind uint8
+
+const (
+	DifferentBytes      DifferenceKind = iota // they read differently
+	DifferentSize                             // they are not of the same size
+	DifferentAllocation                       // one is stored, zero or unallocated and the other is not
+)
+
+// A Difference is where two disks differ first.
+type Difference struct {
+	Kind   DifferenceKind
+	Offset int64 // bytes from the start of the disks; for DifferentSize, the end of the shorter one
+}
+
+func (d Difference) String() string {
+	what := [...]string{"content", "size", "allocation"}
+	return fmt.Sprintf("%s differs at %#x", what[d.Kind%3], d.Offset)
+}
+
+// Compare compares two disks and returns where they differ first, or nil where
+// they do not. A failure is a [*CopyError] that wraps what failed, or the
+// cause of ctx.
+func Compare(ctx context.Context, a, b Disk, o *CompareOptions) (*Difference, error) {
+	if o == nil {
+		o = new(CompareOptions)
+	}
+	if o.Workers < 0 || o.Workers > maxWorkers {
+		return nil, fmt.Errorf("CompareOptions.Workers is %d, not 1 to %d", o.Workers, maxWorkers)
+	}
+	if o.Strict && a.Size() != b.Size() {
+		return &Difference{DifferentSize, min(a.Size(), b.Size())}, nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c := &comparer{CompareOptions: *o, ctx: ctx, cancel: cancel, a: a, b: b, total: max(a.Size(), b.Size())}
+	if c.Workers == 0 {
+		c.Workers = min(max(2*runtime.GOMAXPROCS(0), 4), 16)
+	}
+	c.buffer = defaultBuffer
+	for _, d := range []Disk{a, b} {
+		if k, ok := d.(Clusterer); ok && align.IsPow2(k.ClusterSize()) {
+			c.buffer = max(c.buffer, int(min(k.ClusterSize(), maxBuffer)))
+		}
+	}
+	c.run()
+	return c.first, context.Cause(ctx)
+}
+
+// A comparer is one comparison in progress.
+type comparer struct {
+	CompareOptions
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	a, b   Disk
+	total  int64
+	buffer int
+
+	mu    sync.Mutex // guards what follows
+	done  int64
+	first *Difference
+}
+
+// A pair is a range in which each of two disks is stored in one way.
+type pair struct {
+	off, n int64
+	a, b   Kind
+}
+
+func (c *comparer) run() {
+	pairs := make(chan pair)
+	var workers sync.WaitGroup
+	for range c.Workers {
+		workers.Go(func() {
+			p, q := getBuffer(c.buffer), getBuffer(c.buffer)
+			defer putBuffer(p)
+			defer putBuffer(q)
+			for r := range pairs {
+				if c.wanted(r.off) {
+					c.compare(r, p[:r.n], q[:r.n])
+				}
+				c.report(r.n)
+			}
+		})
+	}
+	for r, err := range pairsOf(c.a, c.b, c.total) {
+		switch {
+		case err != nil:
+			c.cancel(&CopyError{"map", r.off, err})
+		case c.Strict && allocation(r.a) != allocation(r.b):
+			c.differ(DifferentAllocation, r.off)
+		case isZero(r.a) && isZero(r.b):
+			c.report(r.n)
+		default:
+			c.send(pairs, r)
+		}
+		if !c.wanted(r.off) {
+			break
+		}
+	}
+	close(pairs)
+	workers.Wait()
+}
+
+// send sends r, cut at multiples of the buffer size.
+func (c *comparer) send(pairs chan<- pair, r pair) {
+	size := int64(c.buffer)
+	for end := r.off + r.n; r.off < end; r.off += r.n {
+		r.n = min(end-r.off, align.Down(r.off, size)+size-r.off)
+		select {
+		case pairs <- r:
+		case <-c.ctx.Done():
+			return
+		}
+		if !c.wanted(r.off) {
+			return
+		}
+	}
+}
+
+// wanted reports whether a difference at off or behind it would be news.
+func (c *comparer) wanted(off int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ctx.Err() == nil && (c.first == nil || off < c.first.Offset)
+}
+
+func (c *comparer) report(n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done += n
+	if c.Progress != nil {
+		c.Progress(c.done, c.total)
+	}
+}
+
+func (c *comparer) differ(kind DifferenceKind, off int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.first == nil || off < c.first.Offset {
+		c.first = &Difference{kind, off}
+	}
+}
+
+// compare compares r by way of p and q.
+func (c *comparer) compare(r pair, p, q []byte) {
+	read := func(d Disk, k Kind, p []byte) []byte {
+		if isZero(k) {
+			return nil
+		}
+		if err := safeio.ReadFull(d, p, r.off); err != nil && c.wanted(r.off) {
+			c.cancel(&CopyError{"read", r.off, err})
+		}
+		return p
+	}
+	x, y := read(c.a, r.a, p), read(c.b, r.b, q)
+	if c.ctx.Err() != nil {
+		return
+	}
+	if x == nil {
+		x, y = y, nil
+	}
+	if at := mismatch(x, y); at < len(x) {
+		c.differ(DifferentBytes, r.off+int64(at))
+	}
+}
+
+// mismatch returns the index of the first byte in which p differs from q, or
+// from zeros where q is nil, or len(p).
+func mismatch(p, q []byte) int {
+	const piece = 4 << 10
+	for at := 0; at < len(p); at += piece {
+		x := p[at:min(at+piece, len(p))]
+		y := zeros[:len(x)]
+		if q != nil {
+			y = q[at : at+len(x)]
+		}
+		if string(x) == string(y) {
+			continue
+		}
+		i := 0
+		for len(x)-i >= 8 && binary.NativeEndian.Uint64(x[i:]) == binary.NativeEndian.Uint64(y[i:]) {
+			i += 8
+		}
+		for x[i] == y[i] {
+			i++
+		}
+		return at + i
+	}
+	return len(p)
+}
+
+func isZero(k Kind) bool { return k == Zero || k == Unallocated }
+
+// allocation returns k, with the kinds that are stored as one.
+func allocation(k Kind) Kind {
+	if k == Compressed {
+		return Data
+	}
+	return k
+}
+
+// pairsOf yields the ranges of two disks, the shorter one of which goes on
+// unallocated up to total.
+func pairsOf(a, b Disk, total int64) iter.Seq2[pair, error] {
+	return func(yield func(pair, error) bool) {
+		next := func(d Disk) (func() (Extent, error, bool), func()) { return iter.Pull2(extended(d, total)) }
+		nextA, stopA := next(a)
+		defer stopA()
+		nextB, stopB := next(b)
+		defer stopB()
+		var x, y Extent
+		for off := int64(0); off < total; {
+			var err error
+			if x.End() <= off {
+				x, err, _ = nextA()
+			}
+			if err == nil && y.End() <= off {
+				y, err, _ = nextB()
+			}
+			if err != nil {
+				yield(pair{off: off}, err)
+				return
+			}
+			end := min(x.End(), y.End())
+			if end <= off {
+				yield(pair{off: off}, io.ErrNoProgress)
+				return
+			}
+			if !yield(pair{off, end - off, x.Kind, y.Kind}, nil) {
+				return
+			}
+			off = end
+		}
+	}
+}
+
+// extended yields the extents of d, and nothing allocated from there to total.
+func extended(d Disk, total int64) iter.Seq2[Extent, error] {
+	return func(yield func(Extent, error) bool) {
+		for e, err := range wholeDisk(d) {
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+		if size := d.Size(); size < total {
+			yield(Extent{Start: size, Length: total - size, HostOffset: NoOffset}, nil)
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package block
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+
+	"github.com/virtfmt/virtfmt/internal/align"
+)
+
+// errExtents means that a disk does not keep to what [Disk] says of Extents.
+var errExtents = errors.New("the extents of the disk have a gap")
+
+// wholeDisk yields the extents of d from its start to its end, and fails
+// where they do not follow each other, so that whoever walks over a disk
+// leaves nothing of it out.
+func wholeDisk(d Disk) iter.Seq2[Extent, error] {
+	return func(yield func(Extent, error) bool) {
+		size, at := d.Size(), int64(0)
+		for e, err := range d.Extents(0, size) {
+			if err == nil && (e.Start != at || e.Length <= 0 || e.Length > size-at) {
+				err = fmt.Errorf("%w: %d bytes at %#x, expected at %#x", errExtents, e.Length, e.Start, at)
+			}
+			if err != nil {
+				yield(Extent{Start: at}, err)
+				return
+			}
+			at = e.End()
+			if !yield(e, nil) {
+				return
+			}
+		}
+		if at != size {
+			yield(Extent{Start: at}, fmt.Errorf("%w: they end at %#x of %#x", errExtents, at, size))
+		}
+	}
+}
+
+// follows reports whether p can be one piece with run, before it.
+func (p *piece) follows(run *piece) bool {
+	return p.off == run.off+run.n && p.zero == run.zero && p.host == run.host &&
+		(p.host == nil || p.hostAt == run.hostAt+run.n)
+}
+
+// pieces yields the disk cut into pieces, less the zeros that dst has already. Pieces to be read end at multiples
+// of the buffer size, so that no two of them share a cluster.
+func (c *copier) pieces() iter.Seq[piece] {
+	return func(yield func(piece) bool) {
+		hosts, _ := c.src.(HostFiler)
+		if c.Sparse > 0 || c.InOrder || c.dst.file() == nil {
+			hosts = nil
+		}
+		var run piece // what is not yielded yet
+		for e, err := range wholeDisk(c.src) {
+			if err != nil {
+				c.fail("map", e.Start, err)
+				return
+			}
+			if e.IsZero() && e.Start >= c.dst.zeroFrom {
+				c.report(CopyStats{Skipped: e.Length})
+				continue
+			}
+			next := piece{off: e.Start, n: e.Length, zero: e.IsZero()}
+			if hosts != nil && e.Kind == Data && e.HostOffset != NoOffset {
+				next.host, _ = hosts.HostFile(e.Depth).(*os.File)
+				next.hostAt = e.HostOffset
+			}
+			if next.follows(&run) {
+				run.n += next.n
+			} else if c.cut(&run, true, yield) {
+				run = next
+			} else {
+				return
+			}
+			if !c.cut(&run, false, yield) {
+				return
+			}
+		}
+		c.cut(&run, true, yield)
+	}
+}
+
+// cut yields the pieces of run, but for the last one unless all is set, and
+// leaves that in run.
+func (c *copier) cut(run *piece, all bool, yield func(piece) bool) bool {
+	size := int64(c.BufferSize)
+	switch {
+	case run.zero:
+		size = zeroPiece
+	case run.host != nil:
+		size = sharedPiece
+	}
+	for run.n > 0 {
+		p := *run
+		p.n = min(run.n, align.Down(run.off, size)+size-run.off)
+		if p.n == run.n && !all {
+			break
+		}
+		if !yield(p) {
+			return false
+		}
+		run.off += p.n
+		run.hostAt += p.n
+		run.n -= p.n
+	}
+	return true
+}
