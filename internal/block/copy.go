@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/ordered"
 	"github.com/virtfmt/virtfmt/internal/safeio"
 )
 
@@ -147,11 +148,11 @@ func Copy(ctx context.Context, dst io.WriterAt, src Disk, o *CopyOptions) (CopyS
 	defer cancel(nil)
 	c := &copier{CopyOptions: opts, ctx: ctx, cancel: cancel, src: src, dst: &t, total: src.Size()}
 	if opts.InOrder {
-		c.inOrder()
+		err = c.inOrder()
 	} else {
-		c.anyOrder()
+		err = c.anyOrder()
 	}
-	return c.stats, context.Cause(ctx)
+	return c.stats, err
 }
 
 // A piece of the disk: at most BufferSize bytes to read and write, or a range
@@ -159,12 +160,14 @@ func Copy(ctx context.Context, dst io.WriterAt, src Disk, o *CopyOptions) (CopyS
 type piece struct {
 	off, n int64
 	zero   bool
-	host   *os.File // the file that holds it, at hostOff
+	host   *os.File // the file that holds it, at hostAt
 	hostAt int64
+}
 
-	buf   []byte        // with InOrder: holds what was read
-	read  chan struct{} // with InOrder: closed when buf is filled
-	salve bool          // could not be read, counts as zeros
+// A buffer holds what was read of a piece.
+type buffer struct {
+	b    []byte
+	lost bool // it could not be read, and counts as zeros
 }
 
 // A copier is one copy in progress.
@@ -181,9 +184,6 @@ type copier struct {
 	stats CopyStats
 }
 
-// fail ends the copy with an error, the first of which counts.
-func (c *copier) fail(op string, off int64, err error) { c.cancel(&CopyError{op, off, err}) }
-
 // report adds what was done to the stats.
 func (c *copier) report(s CopyStats) {
 	c.mu.Lock()
@@ -199,16 +199,19 @@ func (c *copier) report(s CopyStats) {
 }
 
 // anyOrder has every worker read and write its pieces itself.
-func (c *copier) anyOrder() {
+func (c *copier) anyOrder() error {
 	pieces := make(chan piece)
 	var workers sync.WaitGroup
 	for range c.Workers {
 		workers.Go(func() {
-			buf := getBuffer(c.BufferSize)
-			defer putBuffer(buf)
+			buf := buffer{b: getBuffer(c.BufferSize)}
+			defer putBuffer(buf.b)
 			for p := range pieces {
-				if c.ctx.Err() == nil {
-					c.copy(p, buf)
+				if c.ctx.Err() != nil {
+					continue
+				}
+				if err := c.copy(p, &buf); err != nil {
+					c.cancel(err)
 				}
 			}
 		})
@@ -223,138 +226,110 @@ func (c *copier) anyOrder() {
 	}
 	close(pieces)
 	workers.Wait()
+	return context.Cause(c.ctx)
 }
 
 // inOrder has the workers read, and one goroutine write what they read in the
-// order of the disk. Each piece gets its buffer before it is handed out, in
-// that order too: the piece that is written next never waits for a buffer.
-func (c *copier) inOrder() {
+// order of the disk.
+func (c *copier) inOrder() error {
 	const ahead = 2 // pieces for each worker
-	buffers := make(chan []byte, ahead*c.Workers)
-	for range cap(buffers) {
-		buffers <- nil
-	}
-	toRead, toWrite := make(chan *piece, cap(buffers)), make(chan *piece, cap(buffers))
-	var workers sync.WaitGroup
-	for range c.Workers {
-		workers.Go(func() {
-			for p := range toRead {
-				if c.ctx.Err() == nil {
-					c.read(p)
-				}
-				close(p.read)
-			}
-		})
-	}
-	workers.Go(func() {
-		for p := range toWrite {
-			<-p.read
-			if c.ctx.Err() == nil {
-				c.write(p)
-			}
-			buffers <- p.buf
+	taken := make(chan []byte, ahead*c.Workers)
+	err := ordered.Run(c.ctx, c.Workers, cap(taken), c.pieces(), func(p piece, buf *buffer) error {
+		if buf.b == nil {
+			buf.b = getBuffer(c.BufferSize)
+			taken <- buf.b
 		}
-	})
-	for p := range c.pieces() {
-		select {
-		case p.buf = <-buffers:
-			if p.buf == nil {
-				p.buf = getBuffer(c.BufferSize)
-			}
-			p.read = make(chan struct{})
-			toRead <- &p
-			toWrite <- &p
-			continue
-		case <-c.ctx.Done():
-		}
-		break
+		return c.read(p, buf)
+	}, c.write)
+	close(taken)
+	for b := range taken {
+		putBuffer(b)
 	}
-	close(toRead)
-	close(toWrite)
-	workers.Wait()
-	close(buffers)
-	for buf := range buffers {
-		putBuffer(buf)
-	}
+	return err
 }
 
 // copy copies p by way of buf.
-func (c *copier) copy(p piece, buf []byte) {
-	if p.host != nil && c.share(&p) {
-		return
-	}
-	for end := p.off + p.n; p.off < end && c.ctx.Err() == nil; {
-		part := piece{off: p.off, n: end - p.off, zero: p.zero, buf: buf}
-		if !p.zero {
-			part.n = min(part.n, int64(len(buf)))
+func (c *copier) copy(p piece, buf *buffer) error {
+	if p.host != nil {
+		if err := c.share(&p); err != nil {
+			return err
 		}
-		c.read(&part)
-		if c.ctx.Err() == nil {
-			c.write(&part)
+	}
+	for p.n > 0 && c.ctx.Err() == nil {
+		part := p
+		if !p.zero {
+			part.n = min(p.n, int64(len(buf.b)))
+		}
+		if err := c.read(part, buf); err != nil {
+			return err
+		}
+		if err := c.write(part, buf); err != nil {
+			return err
 		}
 		p.off += part.n
+		p.n -= part.n
 	}
+	return nil
 }
 
-// share has the system copy p, and reports whether it did. What it did not
-// copy is left in p, and no other piece is tried.
-func (c *copier) share(p *piece) bool {
+// share has the system copy p. What it cannot copy is left in p, and is not
+// tried with other pieces.
+func (c *copier) share(p *piece) error {
 	n, err := c.dst.share(p)
 	c.report(CopyStats{Written: n, Shared: n})
 	p.off += n
-	p.hostAt += n
 	p.n -= n
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		c.fail("write", p.off, err)
-		return true
+		return &CopyError{"write", p.off, err}
 	}
-	return p.n == 0
+	return nil
 }
 
-// read fills the buffer of p.
-func (c *copier) read(p *piece) {
+// read reads p.
+func (c *copier) read(p piece, buf *buffer) error {
+	buf.lost = false
 	if p.zero {
-		return
+		return nil
 	}
-	err := safeio.ReadFull(c.src, p.buf[:p.n], p.off)
+	err := safeio.ReadFull(c.src, buf.b[:p.n], p.off)
 	if err == nil {
-		return
+		return nil
 	}
-	if c.ReadError == nil {
-		c.fail("read", p.off, err)
-	} else if err := c.ReadError(p.off, p.n, err); err != nil {
-		c.fail("read", p.off, err)
-	} else {
-		p.salve = true
+	if c.ReadError != nil {
+		if err = c.ReadError(p.off, p.n, err); err == nil {
+			buf.lost = true
+			return nil
+		}
 	}
+	return &CopyError{"read", p.off, err}
 }
 
-// write writes what p holds, less the zeros in it.
-func (c *copier) write(p *piece) {
+// write writes what was read of p, less the zeros in it.
+func (c *copier) write(p piece, buf *buffer) error {
 	var s CopyStats
 	defer func() { c.report(s) }()
 	zero := func(off, n int64) error {
+		if n == 0 {
+			return nil
+		}
 		z, err := c.dst.zero(c.ctx, off, n)
 		s.Zeroed += z.Zeroed
 		s.Skipped += z.Skipped
-		return err
-	}
-	if p.zero || p.salve {
-		if err := zero(p.off, p.n); err != nil {
-			c.fail("write", p.off, err)
+		if err != nil {
+			return &CopyError{"write", off, err}
 		}
-		return
+		return nil
 	}
-	for data, off := p.buf[:p.n], p.off; len(data) > 0; {
+	if p.zero || buf.lost {
+		return zero(p.off, p.n)
+	}
+	for data, off := buf.b[:p.n], p.off; len(data) > 0; {
 		start, end := 0, len(data)
 		if c.Sparse > 0 {
 			start, end = nextStored(data, c.Sparse)
 		}
-		if start > 0 {
-			if err := zero(off, int64(start)); err != nil {
-				c.fail("write", off, err)
-				return
-			}
+		if err := zero(off, int64(start)); err != nil {
+			return err
 		}
 		if start < end {
 			n, err := c.dst.w.WriteAt(data[start:end], off+int64(start))
@@ -363,13 +338,13 @@ func (c *copier) write(p *piece) {
 				err = io.ErrShortWrite
 			}
 			if err != nil {
-				c.fail("write", off+int64(start+n), err)
-				return
+				return &CopyError{"write", off + int64(start+n), err}
 			}
 		}
 		data = data[end:]
 		off += int64(end)
 	}
+	return nil
 }
 
 var buffers sync.Pool // of *[]byte
@@ -382,8 +357,4 @@ func getBuffer(n int) []byte {
 	return make([]byte, n)
 }
 
-func putBuffer(b []byte) {
-	if b != nil {
-		buffers.Put(&b)
-	}
-}
+func putBuffer(b []byte) { buffers.Put(&b) }

@@ -54,7 +54,7 @@ func (c *copier) pieces() iter.Seq[piece] {
 		var run piece // what is not yielded yet
 		for e, err := range wholeDisk(c.src) {
 			if err != nil {
-				c.fail("map", e.Start, err)
+				c.cancel(&CopyError{"map", e.Start, err})
 				return
 			}
 			if e.IsZero() && e.Start >= c.dst.zeroFrom {
