@@ -1,14 +1,14 @@
 package qcow2
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"sync"
 
-	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/virtfmt/virtfmt/internal/inflate"
 )
 
 // A codec decodes the compressed clusters of an image, each into the whole
@@ -25,7 +25,7 @@ type codec struct {
 
 func (c *codec) init(h *Header) {
 	c.cluster = int(h.ClusterSize())
-	c.decompress = inflate
+	c.decompress = unflate
 	if h.CompressionType == CompressionZstd {
 		c.decompress = c.unzstd
 	}
@@ -84,30 +84,14 @@ func (im *Image) decode(dst []byte, e l2Entry) error {
 	return nil
 }
 
-var inflaters = sync.Pool{New: func() any { return new(inflater) }}
+var inflaters = sync.Pool{New: func() any { return new(inflate.Decoder) }}
 
-// An inflater is a deflate decoder that is used again.
-type inflater struct {
-	in  bytes.Reader
-	out io.ReadCloser
-}
-
-// inflate decodes raw deflate data until dst is full. What follows is not
+// unflate decodes raw deflate data until dst is full. What follows is not
 // looked at: the length of the data is only known in sectors.
-func inflate(dst, src []byte) error {
-	f := inflaters.Get().(*inflater)
-	defer inflaters.Put(f)
-	f.in.Reset(src)
-	if f.out == nil {
-		f.out = flate.NewReader(&f.in)
-	} else if err := f.out.(flate.Resetter).Reset(&f.in, nil); err != nil {
-		return err
-	}
-	_, err := io.ReadFull(f.out, dst)
-	f.in.Reset(nil)
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
+func unflate(dst, src []byte) error {
+	d := inflaters.Get().(*inflate.Decoder)
+	defer inflaters.Put(d)
+	_, err := d.Decode(dst, src)
 	return err
 }
 

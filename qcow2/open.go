@@ -54,6 +54,9 @@ type Options struct {
 	// Root.Name(). Without Root, OpenFile refuses such files unless OpenBacking
 	// or OpenData is set.
 	Root *os.Root
+
+	// keepData leaves closing the external data file to the caller.
+	keepData bool
 }
 
 const (
@@ -81,6 +84,9 @@ func (o *Options) withDefaults() Options {
 // without any of them it is an error. An image may be shorter than its
 // metadata says: what lies past the end reads as zeros.
 func Open(r io.ReaderAt, o *Options) (*Image, error) { return open(r, nil, o.withDefaults()) }
+
+// openRW opens the image f for writing.
+func openRW(f File, o Options) (*Image, error) { return open(f, f, o) }
 
 // open opens the image r, for writing if w, which is the same file, is not
 // nil.
@@ -183,7 +189,9 @@ func (im *Image) openData() error {
 		return fmt.Errorf("qcow2: data file %q: %w", name, err)
 	}
 	im.data = f
-	im.closeLater(f)
+	if !im.opts.keepData {
+		im.closeLater(f)
+	}
 	n, err := block.Length(f)
 	if err != nil {
 		return fmt.Errorf("qcow2: data file %q: %w", name, err)
