@@ -9,30 +9,36 @@ func (m *Machine) now() time.Time {
 	return m.Clock()
 }
 
+// guestNanos returns the guest's time in nanoseconds since 1970. Like QEMU's
+// it wraps around: it tells dates from 1677 to 2262.
+func (m *Machine) guestNanos() int64 {
+	return m.now().UnixNano() + int64(m.ClockOffset)
+}
+
 // getTimeOfDay returns year, month, day, hour, minute, second in UTC, and
 // nanoseconds.
 func getTimeOfDay(c RTASCall) RTASStatus {
 	if !c.Is(0, 8) {
 		return RTASParameterError
 	}
-	now := c.Machine.now()
-	t := time.Unix(now.Unix()+c.Machine.ClockOffset, 0).UTC()
-	ns := uint32(now.UnixNano())
+	nanos := c.Machine.guestNanos()
+	t := time.Unix(nanos/1e9, 0).UTC()
 	if c.Machine.Strict&StrictClock != 0 {
-		ns = uint32(now.Nanosecond())
+		t = time.Unix(0, nanos).UTC()
+		nanos = int64(t.Nanosecond())
 	}
 	year, month, day := t.Date()
 	for i, v := range [...]uint32{
 		uint32(year), uint32(month), uint32(day),
-		uint32(t.Hour()), uint32(t.Minute()), uint32(t.Second()), ns,
+		uint32(t.Hour()), uint32(t.Minute()), uint32(t.Second()), uint32(nanos),
 	} {
 		c.SetResult(i+1, v)
 	}
 	return RTASSuccess
 }
 
-// setTimeOfDay takes the same, all of it: a month of 13 is the next January.
-// Nanoseconds are not kept.
+// setTimeOfDay takes the same, any numbers: a month of 13 is the next January.
+// Nanoseconds begin at zero.
 func setTimeOfDay(c RTASCall) RTASStatus {
 	if !c.Is(7, 1) {
 		return RTASParameterError
@@ -41,28 +47,20 @@ func setTimeOfDay(c RTASCall) RTASStatus {
 	for i := range arg {
 		arg[i] = int64(int32(c.Arg(i)))
 	}
-	set := unixDay(arg[0], arg[1], arg[2])*86400 + arg[3]*3600 + arg[4]*60 + arg[5]
-	c.Machine.ClockOffset = set - c.Machine.now().Unix()
+	seconds := unixDay(arg[0], arg[1], arg[2])*86400 + arg[3]*3600 + arg[4]*60 + arg[5]
+	c.Machine.ClockOffset = time.Duration(seconds*1e9 - c.Machine.now().UnixNano())
 	return RTASSuccess
 }
 
 // unixDay returns the days from 1970-01-01 to a date of the Gregorian
-// calendar, whose month and day need not exist. It is apart from time.Date
-// because that wraps around on 32-bit machines.
+// calendar. The day need not exist, and months go on to 14. Later ones are as
+// far away as QEMU takes them to be, a day or two from where they would be.
 func unixDay(year, month, day int64) int64 {
 	// Years begin in March here, so that the leap day is the last one.
-	month -= 3
-	year += floorDiv(month, 12)
-	month -= 12 * floorDiv(month, 12)
-	days := 365*year + floorDiv(year, 4) - floorDiv(year, 100) + floorDiv(year, 400)
-	const to1970 = 719469 // from the last day of February of year 0
-	return days + (153*month+2)/5 + day - to1970
-}
-
-func floorDiv(a, b int64) int64 {
-	q := a / b
-	if a%b < 0 {
-		q--
+	if month < 3 {
+		month += 12
+		year--
 	}
-	return q
+	const to1970 = 719469 // from the day before March of year 0
+	return day + (153*month-457)/5 + 365*year + year/4 - year/100 + year/400 - to1970
 }

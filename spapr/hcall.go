@@ -72,9 +72,9 @@ const (
 // power-on. It is comparable, a copy is a snapshot, and it marshals to JSON
 // and back.
 type State struct {
-	// ClockOffset is how many seconds set-time-of-day moved the guest's clock
-	// from that of the Machine. It survives a Reset.
-	ClockOffset int64
+	// ClockOffset is how far set-time-of-day moved the guest's clock from that
+	// of the Machine. It survives a Reset.
+	ClockOffset time.Duration
 	// Power is what the guest asked for.
 	Power Power
 }
@@ -257,6 +257,22 @@ func (m *Machine) store(addr uint64, p []byte) {
 
 func (m *Machine) contains(addr, n uint64) bool {
 	return n == 0 || m.Memory != nil && m.Memory.Contains(addr, n)
+}
+
+// loadWhole and storeWhole access one value: as in QEMU, it is outside if any
+// byte of it is.
+func (m *Machine) loadWhole(addr uint64, p []byte) {
+	if m.contains(addr, uint64(len(p))) {
+		m.Memory.Load(addr, p)
+		return
+	}
+	clear(p)
+}
+
+func (m *Machine) storeWhole(addr uint64, p []byte) {
+	if m.contains(addr, uint64(len(p))) {
+		m.Memory.Store(addr, p)
+	}
 }
 
 // refuses reports whether an access is to fail because it leaves memory.

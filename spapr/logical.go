@@ -32,7 +32,7 @@ func (m *Machine) logicalLoad(r *Regs) Status {
 	}
 	word := m.scratch[0][:8]
 	clear(word)
-	m.load(r.R[5], p)
+	m.loadWhole(r.R[5], p)
 	r.R[4] = binary.BigEndian.Uint64(word)
 	return HSuccess
 }
@@ -45,7 +45,7 @@ func (m *Machine) logicalStore(r *Regs) Status {
 		return HParameter
 	}
 	binary.BigEndian.PutUint64(m.scratch[0][:8], r.R[6])
-	m.store(r.R[5], p)
+	m.storeWhole(r.R[5], p)
 	return HSuccess
 }
 

@@ -17,8 +17,8 @@ const (
 	rtasHeaderLen = 12
 	// rtasEarlyToken prints a character before the firmware knows the tokens.
 	rtasEarlyToken = 0xa
-	// realMask takes off what QEMU takes off the block's address: the four
-	// highest bits, by which software marks real mode.
+	// realMask takes off what QEMU takes off the address of each word of the
+	// block: the four highest bits, by which software marks real mode.
 	realMask = 1<<60 - 1
 )
 
@@ -30,7 +30,7 @@ type RTASCall struct {
 	Token   uint32
 	NArgs   uint32
 	NRet    uint32
-	block   uint64 // address of the block
+	block   uint64 // address of the block, as the guest gave it
 }
 
 // Is reports whether the call has so many arguments and results.
@@ -58,35 +58,37 @@ func (c RTASCall) Load(addr uint32, p []byte) { c.Machine.load(uint64(addr), p) 
 // Store writes p to a buffer that an argument points to.
 func (c RTASCall) Store(addr uint32, p []byte) { c.Machine.store(uint64(addr), p) }
 
+// load32 and store32 access a word of a parameter block.
 func (m *Machine) load32(addr uint64) uint32 {
 	p := m.scratch[0][:4]
-	m.load(addr, p)
+	m.loadWhole(addr&realMask, p)
 	return binary.BigEndian.Uint32(p)
 }
 
 func (m *Machine) store32(addr uint64, v uint32) {
 	p := m.scratch[0][:4]
 	binary.BigEndian.PutUint32(p, v)
-	m.store(addr, p)
+	m.storeWhole(addr&realMask, p)
 }
 
 // callRTAS is H_RTAS: r4 is the address of the parameter block.
 func (m *Machine) callRTAS(r *Regs) Status {
-	block := r.R[4] & realMask
-	if m.refuses(block, rtasHeaderLen) {
+	block := r.R[4]
+	if m.refuses(block&realMask, rtasHeaderLen) {
 		return HParameter
 	}
 	c := RTASCall{Machine: m, Token: m.load32(block), NArgs: m.load32(block + 4), NRet: m.load32(block + 8), block: block}
-	if words := uint64(c.NArgs) + max(uint64(c.NRet), 1); m.refuses(block, rtasHeaderLen+4*words) {
+	if words := uint64(c.NArgs) + max(uint64(c.NRet), 1); m.refuses(block&realMask, rtasHeaderLen+4*words) {
 		return HParameter
 	}
 	status, result := HSuccess, RTASParameterError
 	s, ok := m.services().find(c.Token)
-	switch {
-	case !ok:
-		status = HParameter
-	case s.call != nil:
+	if ok {
 		m.traceRTASArgs(s.name, c)
+	} else {
+		status = HParameter
+	}
+	if s.call != nil {
 		result = s.call(c)
 	}
 	m.store32(c.results(), uint32(result)) // also where nret is 0

@@ -108,15 +108,19 @@ func TestClock(t *testing.T) {
 		{[6]uint32{1969, 12, 31, 23, 59, 59}, [6]uint32{1969, 12, 31, 23, 59, 59}},
 		{[6]uint32{2000, 2, 29, 0, 0, 0}, [6]uint32{2000, 2, 29, 0, 0, 0}},
 		{[6]uint32{1900, 2, 29, 0, 0, 0}, [6]uint32{1900, 3, 1, 0, 0, 0}},
-		{[6]uint32{2400, 12, 31, 24, 0, 0}, [6]uint32{2401, 1, 1, 0, 0, 0}},
-		{[6]uint32{1, 1, 1, 0, 0, 0}, [6]uint32{1, 1, 1, 0, 0, 0}},
+		{[6]uint32{2200, 12, 31, 24, 0, 0}, [6]uint32{2201, 1, 1, 0, 0, 0}},
+		{[6]uint32{2262, 1, 1, 0, 0, 0}, [6]uint32{2262, 1, 1, 0, 0, 0}},
+		{[6]uint32{2338, 5, 37, 22, 52, 28}, [6]uint32{1753, 11, 15, 23, 17, 54}}, // seen in QEMU
 		{[6]uint32{2024, 0, 0, 0, 0, 0}, [6]uint32{2023, 11, 30, 0, 0, 0}},
 	} {
 		wantRTAS(t, g, "set-time-of-day", append(c.set[:], 9), 1, 0)
-		wantRTAS(t, g, "get-time-of-day", nil, 8, 0, append(c.get[:], 123456789)...)
+		status, got, err := g.RTAS("get-time-of-day", 8)
+		if err != nil || status != 0 || !slices.Equal(got[:6], c.get[:]) || got[6] != 0 && c.set[0] != 2338 {
+			t.Errorf("%v is %v, %v, %v", c.set, got, status, err)
+		}
 	}
 	now = now.Add(3600 * time.Second)
-	wantRTAS(t, g, "get-time-of-day", nil, 8, 0, 2023, 11, 30, 1, 0, 0, 123456789)
+	wantRTAS(t, g, "get-time-of-day", nil, 8, 0, 2023, 11, 30, 1, 0, 0, 0)
 	b.m.Clock = nil
 	b.m.ClockOffset = 0
 	if status, got, err := g.RTAS("get-time-of-day", 8); err != nil || status != 0 || int(got[0]) < 2024 {
@@ -174,7 +178,6 @@ func TestServices(t *testing.T) {
 		b.ram[0x4000+i] = 'x'
 	}
 	wantRTAS(t, g, "ibm,os-term", []uint32{0x4000}, 1, 0)
-	wantRTAS(t, g, "ibm,os-term", nil, 1, -3)
 	wantRTAS(t, g, "system-reboot", nil, 1, 0)
 	if b.m.Power != spapr.PowerReboot {
 		t.Errorf("power %d", b.m.Power)
@@ -345,7 +348,7 @@ func TestProperties(t *testing.T) {
 	want := []string{
 		"ibm,hypertas-functions", "qemu,hypertas-functions", "rtas-event-scan-rate", "rtas-error-log-max", "rtas-size", "linux,rtas-base", "linux,rtas-entry",
 		"display-character", "get-time-of-day", "set-time-of-day", "power-off", "system-reboot", "query-cpu-stopped-state",
-		"ibm,get-system-parameter", "ibm,set-system-parameter", "check-exception", "event-scan", "set-power-level", "get-power-level", "ibm,os-term",
+		"ibm,get-system-parameter", "ibm,set-system-parameter", "check-exception", "event-scan", "quiesce", "set-power-level", "get-power-level", "ibm,os-term",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("a machine that has nothing (-want +got):\n%s", diff)

@@ -23,7 +23,7 @@ var standardEntries = [...]serviceEntry{
 	{name: "check-exception", call: checkException},
 	{name: "event-scan", call: eventScan},
 	{name: "ibm,set-tce-bypass"},
-	{name: "quiesce"},
+	{name: "quiesce", call: quiesce},
 	{name: "nvram-fetch", call: nvramFetch, there: hasNVRAM},
 	{name: "nvram-store", call: nvramStore, there: hasNVRAM},
 	{name: "read-pci-config", call: readPCIConfig, there: hasPCI},
@@ -112,11 +112,9 @@ func systemReboot(c RTASCall) RTASStatus {
 // MaxOSTermMessage is how many bytes of a last message are taken over.
 const MaxOSTermMessage = 1024
 
-// osTerm takes the address of a string that ends with a zero.
+// osTerm takes the address of a string that ends with a zero. QEMU does not
+// look at the counts of the call.
 func osTerm(c RTASCall) RTASStatus {
-	if !c.Is(1, 1) {
-		return RTASParameterError
-	}
 	if c.Machine.OSTerm == nil {
 		return RTASSuccess
 	}
@@ -130,6 +128,15 @@ func osTerm(c RTASCall) RTASStatus {
 		message = append(message, b[0])
 	}
 	c.Machine.OSTerm(string(message))
+	return RTASSuccess
+}
+
+// quiesce is what firmware calls before it hands over to the operating system:
+// nothing here runs on by itself.
+func quiesce(c RTASCall) RTASStatus {
+	if c.NArgs != 0 {
+		return RTASParameterError
+	}
 	return RTASSuccess
 }
 

@@ -22,10 +22,8 @@ func SPLPARCharacteristics(memoryMiB uint64, cpus, maxCPUs, hostThreads int) []b
 
 // getSystemParameter takes a token and a buffer: address and length. The
 // buffer gets the length of the value in 2 bytes, and as much of it as fits.
+// QEMU does not look at the counts of the call.
 func getSystemParameter(c RTASCall) RTASStatus {
-	if !c.Is(3, 1) {
-		return RTASParameterError
-	}
 	value, ok := c.Machine.SystemParameters[c.Arg(0)]
 	buf, n := c.Arg(1), c.Arg(2)
 	switch {
@@ -40,11 +38,9 @@ func getSystemParameter(c RTASCall) RTASStatus {
 	return RTASSuccess
 }
 
-// setSystemParameter refuses: no parameter can be set.
+// setSystemParameter refuses: no parameter can be set. Here too QEMU does not
+// look at the counts.
 func setSystemParameter(c RTASCall) RTASStatus {
-	if !c.Is(2, 1) {
-		return RTASParameterError
-	}
 	if _, ok := c.Machine.SystemParameters[c.Arg(0)]; !ok {
 		return RTASParameterError
 	}

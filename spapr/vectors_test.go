@@ -305,19 +305,16 @@ func TestRTASVectors(t *testing.T) {
 }
 
 // setClock makes the machine's clock what it was when the next time of calls
-// was recorded: of the nanoseconds since 1970 QEMU returns the low 32 bits,
-// and less than so many passed since the clock was set before.
+// was recorded: QEMU returns the low 32 bits of the guest's nanoseconds, and
+// less than so many passed since the clock was set before.
 func (b *bench) setClock(calls []rtasCall) {
 	now := time.Date(2026, 11, 21, 1, 59, 16, 0, time.UTC)
 	if b.m.Clock != nil {
 		now = b.m.Clock()
 	}
-	for _, c := range calls {
-		if c.Name == "get-time-of-day" && c.Rets[0] == 0 {
-			passed := uint32(c.Rets[7]) - uint32(now.UnixNano())
-			now = now.Add(time.Duration(passed))
-			break
-		}
+	if c := calls[0]; c.Name == "get-time-of-day" && c.Rets[0] == 0 {
+		passed := uint32(c.Rets[7]) - uint32(now.UnixNano()+int64(b.m.ClockOffset))
+		now = now.Add(time.Duration(passed))
 	}
 	b.m.Clock = func() time.Time { return now }
 }
