@@ -108,6 +108,13 @@ type ClientInfo struct {
 //     while the server shuts down: QEMU spins. Who is not let in is told so by a
 //     version that does not exist, on which QEMU exits with an error.
 //
+// IDs are 16 bits wide. A server that one client never leaves can thus take
+// 65535 others over its life, and refuses more until that client leaves; when
+// nobody is connected it starts anew.
+//
+// Who may connect is up to the permissions of the socket, and to
+// [ServerOptions.Admit].
+//
 // A client that is slow, or stopped, delays nobody: what it has to be told is
 // held as the difference between what it knows and what is, so that the memory
 // it costs is bounded by the number of clients.

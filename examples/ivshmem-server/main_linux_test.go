@@ -3,8 +3,11 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -178,5 +181,92 @@ func TestBadOptions(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "iv")); !os.IsNotExist(err) {
 		t.Errorf("a server that did not start left its socket: %v", err)
+	}
+}
+
+// TestFewDescriptors has more clients than the server has descriptors for. Each
+// is served, told no, or waits; none is left without an answer, on which QEMU
+// would spin. When some leave there is room again.
+func TestFewDescriptors(t *testing.T) {
+	for _, vectors := range []string{"4", "0"} {
+		t.Run(vectors+" vectors", func(t *testing.T) { testFewDescriptors(t, vectors) })
+	}
+}
+
+func testFewDescriptors(t *testing.T, vectors string) {
+	const clients = 60
+	path := filepath.Join(tempDir(t), "iv")
+	cmd := command(t, "-F", "-A", "-S", path, "-n", vectors)
+	cmd.Args = append([]string{"sh", "-c", `ulimit -n 48; exec "$0" "$@"`}, append([]string{cmd.Path}, cmd.Args[1:]...)...)
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Path = sh
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	bufio.NewReader(out).ReadString('\n')
+
+	// answer returns the first number that the server sends.
+	answer := func(conn net.Conn, patience time.Duration) (int64, error) {
+		conn.SetReadDeadline(time.Now().Add(patience))
+		var b [8]byte
+		_, err := io.ReadFull(conn, b[:])
+		return int64(binary.LittleEndian.Uint64(b[:])), err
+	}
+	var served, waiting []net.Conn
+	refused := 0
+	for range clients {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		switch num, err := answer(conn, 20*time.Millisecond); {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			waiting = append(waiting, conn)
+		case err != nil:
+			t.Fatalf("a client is left without an answer: %v", err)
+		case num == 0:
+			served = append(served, conn)
+		default:
+			refused++
+		}
+	}
+	t.Logf("%d served, %d refused, %d wait", len(served), refused, len(waiting))
+	if len(served) == 0 || len(served) == clients {
+		t.Errorf("%d of %d clients are served", len(served), clients)
+	}
+	for _, conn := range served {
+		conn.Close()
+	}
+	for _, conn := range waiting {
+		if _, err := answer(conn, 30*time.Second); err != nil {
+			t.Errorf("a client that waited: %v", err)
+		}
+		conn.Close()
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		num, err := answer(conn, 30*time.Second)
+		conn.Close()
+		if err == nil && num == 0 {
+			break
+		}
+		if err != nil || time.Now().After(end) {
+			t.Fatalf("after all have left: %d, %v", num, err)
+		}
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 }
