@@ -472,9 +472,12 @@ func (c *Client) Vectors() int {
 	return len(c.peers[c.id])
 }
 
-// Ring interrupts a peer, which may be the client itself. It does not wait for
-// the peer. It returns [ErrNoPeer] or [ErrNoVector] where there is nothing to
-// ring.
+// Ring interrupts a peer, which may be the client itself. It returns
+// [ErrNoPeer] or [ErrNoVector] where there is nothing to ring. It does not wait
+// for the peer: a vector that was rung and not yet taken in is pending, and
+// stays so. (A peer that makes its vectors block, again and again and between
+// two system calls, holding their count at the top, can still make Ring wait.
+// Linux has no way to write to an eventfd that rules it out.)
 func (c *Client) Ring(peer, vector uint16) error {
 	c.mu.RLock()
 	vectors, ok := c.peers[peer]

@@ -195,6 +195,34 @@ func TestClientNextEnds(t *testing.T) {
 	}
 }
 
+// TestRingDoesNotWait rings a peer that does not take interrupts in and, as QEMU
+// does, has made its vectors block.
+func TestRingDoesNotWait(t *testing.T) {
+	_, path := startServer(t, nil)
+	peer := dialRaw(t, path)
+	peer.expect("0 0 -1+fd 0+fd")
+	vector := peer.fds[1]
+	if err := syscall.SetNonblock(vector, false); err != nil {
+		t.Fatal(err)
+	}
+	const top = 1<<64 - 2 // the highest count there is
+	if _, err := syscall.Write(vector, binary.NativeEndian.AppendUint64(nil, top)); err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, path, nil)
+	expectEvents(t, c, "peer 0: vector 0 connected", "peer 1: vector 0 connected")
+	done := make(chan error)
+	go func() { done <- c.Ring(0, 0) }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("Ring: %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("Ring waits")
+	}
+}
+
 // A fakeServer says what a test makes it say to one client.
 type fakeServer struct {
 	t      *testing.T

@@ -118,7 +118,9 @@ func newRig(t *testing.T, vectors int) *rig {
 	_, path := startServer(t, &ivshmem.ServerOptions{Vectors: vectors, Size: 1 << 20})
 	r := &rig{t: t, vectors: vectors, rung: map[uint16]uint64{}, sent: map[uint64]uint32{}}
 	r.m = startMachine(t, path, vectors) // has ID 0
-	r.client = dial(t, path, nil)        // has ID 1
+	if vectors > 0 {
+		r.client = dial(t, path, nil) // has ID 1
+	}
 	r.d = &ivshmem.Device{Config: ivshmem.Config{Vectors: vectors, SharedSize: 1 << 20, Vector8: true}}
 	r.d.Ring = func(peer, vector uint16) {
 		switch {
@@ -130,10 +132,13 @@ func newRig(t *testing.T, vectors int) *rig {
 		}
 	}
 	r.d.SendMSI = func(addr uint64, data uint32) { r.sent[addr] = data }
+	r.place()
+	if vectors == 0 {
+		return r
+	}
 	for r.client.Vectors() < vectors {
 		next(t, r.client)
 	}
-	r.place()
 	// The QEMU knows the client once it can ring its last vector.
 	last := uint16(vectors - 1)
 	waitFor(t, "QEMU to know the client", func() bool {
@@ -196,7 +201,7 @@ const messageWords = 64
 // TestQEMURandomAccesses makes the same random accesses to QEMU's device and to
 // a Device, and compares every value read, message sent and peer rung.
 func TestQEMURandomAccesses(t *testing.T) {
-	for _, vectors := range []int{1, 3, 70, 129} {
+	for _, vectors := range []int{0, 1, 3, 70, 129} {
 		t.Run(fmt.Sprintf("%d vectors", vectors), func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, vectors)
@@ -220,34 +225,31 @@ func TestQEMURandomAccesses(t *testing.T) {
 func (r *rig) step(rnd *rand.Rand) string {
 	r.t.Helper()
 	size := 1 << rnd.IntN(4)
-	compare := func(what string, got, want uint64) string {
-		r.t.Helper()
-		if got != want {
-			r.t.Errorf("%s: Device reads %#x, QEMU %#x", what, got, want)
-		}
-		return what
-	}
 	v := rnd.Uint64() >> rnd.IntN(64)
-	switch kind := rnd.IntN(20); kind {
-	case 0, 1, 2: // registers
+	kinds := "RRRRWWBBBcccCCMrr"
+	if r.vectors > 0 {
+		kinds += "TTTTETTIIII"
+	}
+	switch kinds[rnd.IntN(len(kinds))] {
+	case 'R': // registers
 		off := rnd.Uint64N(24)
-		return compare(fmt.Sprintf("read %d bytes of BAR0+%#x", size, off), access(r.d.Read, off, size), r.m.Load(bar0Addr+off, size))
-	case 3, 4:
+		return r.compare(fmt.Sprintf("read %d bytes of BAR0+%#x", size, off), access(r.d.Read, off, size), r.m.Load(bar0Addr+off, size))
+	case 'W':
 		off := rnd.Uint64N(24)
 		r.m.Store(bar0Addr+off, size, v)
 		r.d.Write(off, bytesOf(v, size))
 		return fmt.Sprintf("write %#x, %d bytes, to BAR0+%#x", v, size, off)
-	case 5, 6, 7: // a doorbell that somebody may hear
+	case 'B': // a doorbell that somebody may hear
 		bell := uint64(ivshmem.DoorbellValue(uint16(rnd.IntN(3)), uint16(rnd.IntN(r.vectors+2)|rnd.IntN(2)<<8)))
 		r.m.Store(bar0Addr+ivshmem.RegDoorbell, 4, bell)
 		r.d.Write(ivshmem.RegDoorbell, bytesOf(bell, 4))
 		return fmt.Sprintf("doorbell %#x", bell)
-	case 8, 9, 10, 11: // the table, and what lies past it
-		return r.stepTable(rnd, size, compare)
-	case 12, 13: // configuration space
+	case 'T': // the table, and what lies past it
+		return r.stepTable(rnd, size)
+	case 'c': // configuration space
 		size, off := configAccess(rnd)
-		return compare(fmt.Sprintf("read %d bytes of config+%#x", size, off), access(r.d.ReadConfig, off, size), r.m.readConfig(off, size))
-	case 14, 15:
+		return r.compare(fmt.Sprintf("read %d bytes of config+%#x", size, off), access(r.d.ReadConfig, off, size), r.m.readConfig(off, size))
+	case 'C':
 		size, off := configAccess(rnd)
 		if off >= 4 && off < 6 || off >= 0x10 && off < 0x20 {
 			break // the test needs to find the BARs
@@ -255,7 +257,7 @@ func (r *rig) step(rnd *rand.Rand) string {
 		r.m.writeConfig(off, v&(1<<(8*size)-1), size)
 		r.d.WriteConfig(off, bytesOf(v, size))
 		return fmt.Sprintf("write %#x, %d bytes, to config+%#x", v, size, off)
-	case 16: // the control word, most often enabled
+	case 'E': // the control word, most often enabled
 		control := uint64(rnd.IntN(4)) << 14
 		if rnd.IntN(2) == 0 {
 			control = ivshmem.MSIXEnable
@@ -263,20 +265,20 @@ func (r *rig) step(rnd *rand.Rand) string {
 		r.m.writeConfig(0x42, control, 2)
 		r.d.WriteConfig(0x42, bytesOf(control, 2))
 		return fmt.Sprintf("control %#x", control)
-	case 17: // bus master
+	case 'M': // bus master
 		command := uint64(2 | rnd.IntN(2)<<2 | 4*rnd.IntN(2))
 		r.m.writeConfig(4, command, 2)
 		r.d.WriteConfig(4, bytesOf(command, 2))
 		return fmt.Sprintf("command %#x", command)
-	case 18:
-		if rnd.IntN(50) == 0 {
-			r.m.reset()
-			r.d.Reset()
-			r.place()
-			return "reset"
+	case 'r':
+		if rnd.IntN(50) > 0 {
+			break
 		}
-		fallthrough
-	default: // a peer rings
+		r.m.reset()
+		r.d.Reset()
+		r.place()
+		return "reset"
+	case 'I': // a peer rings
 		vector := uint16(rnd.IntN(r.vectors))
 		if err := r.client.Ring(0, vector); err != nil {
 			r.t.Error(err)
@@ -287,8 +289,17 @@ func (r *rig) step(rnd *rand.Rand) string {
 	return "nothing"
 }
 
+// compare reports a read that differs, and returns what was read.
+func (r *rig) compare(what string, got, want uint64) string {
+	r.t.Helper()
+	if got != want {
+		r.t.Errorf("%s: Device reads %#x, QEMU %#x", what, got, want)
+	}
+	return what
+}
+
 // stepTable accesses BAR1. Messages are aimed at words that the test looks at.
-func (r *rig) stepTable(rnd *rand.Rand, size int, compare func(string, uint64, uint64) string) string {
+func (r *rig) stepTable(rnd *rand.Rand, size int) string {
 	entry := 16 * rnd.Uint64N(uint64(min(r.vectors, 8)))
 	switch rnd.IntN(5) {
 	case 0:
@@ -296,7 +307,7 @@ func (r *rig) stepTable(rnd *rand.Rand, size int, compare func(string, uint64, u
 		if rnd.IntN(2) == 0 {
 			off = entry + rnd.Uint64N(16)
 		}
-		return compare(fmt.Sprintf("read %d bytes of BAR1+%#x", size, off), access(r.d.ReadMSIX, off, size), r.m.Load(bar1Addr+off, size))
+		return r.compare(fmt.Sprintf("read %d bytes of BAR1+%#x", size, off), access(r.d.ReadMSIX, off, size), r.m.Load(bar1Addr+off, size))
 	case 1: // where nothing is to be written, or nothing by halves
 		off := 16*uint64(r.vectors) + rnd.Uint64N(r.d.BAR(1).Size-16*uint64(r.vectors)-8)
 		if rnd.IntN(2) == 0 {
@@ -328,6 +339,83 @@ func (r *rig) stepTable(rnd *rand.Rand, size int, compare func(string, uint64, u
 func configAccess(rnd *rand.Rand) (size int, off uint64) {
 	size = 1 << rnd.IntN(3)
 	return size, rnd.Uint64N(256/uint64(size)) * uint64(size)
+}
+
+// TestQEMULayouts compares the configuration space and the sizes of the BARs.
+func TestQEMULayouts(t *testing.T) {
+	for _, vectors := range []int{0, 1, 64, 65, 128, 129, 256, 512, 2048} {
+		_, path := startServer(t, &ivshmem.ServerOptions{Vectors: vectors, Size: 1 << 20})
+		m := startMachine(t, path, vectors)
+		d := &ivshmem.Device{Config: ivshmem.Config{Vectors: vectors, SharedSize: 1 << 20}}
+		for off := uint64(0); off < 256; off += 4 {
+			if got, want := access(d.ReadConfig, off, 4), m.readConfig(off, 4); got != want {
+				t.Errorf("%d vectors: config+%#x reads %#x, in QEMU %#x", vectors, off, got, want)
+			}
+		}
+		for n, want := range m.bars() {
+			if got := d.BAR(n); got != want {
+				t.Errorf("%d vectors: BAR%d is %+v, in QEMU %+v", vectors, n, got, want)
+			}
+		}
+	}
+}
+
+// TestQEMUBARs moves the BARs of QEMU's device and of a Device at random and
+// compares where they come to lie.
+func TestQEMUBARs(t *testing.T) {
+	for _, vectors := range []int{0, 2} {
+		t.Run(fmt.Sprintf("%d vectors", vectors), func(t *testing.T) {
+			_, path := startServer(t, &ivshmem.ServerOptions{Vectors: 2, Size: 1 << 20})
+			m := startMachine(t, path, vectors)
+			d := &ivshmem.Device{Config: ivshmem.Config{Vectors: vectors, SharedSize: 1 << 20}}
+			var told [3]ivshmem.BAR
+			d.Map = func(n int, b ivshmem.BAR) { told[n] = b }
+			d.Refresh()
+			rnd := rand.New(rand.NewPCG(difftest.Seed(t, 1), uint64(vectors)))
+			for i := range difftest.Scale(t, 1500) {
+				size, off, v := moveBAR(rnd)
+				m.writeConfig(off, v&(1<<(8*size)-1), size)
+				d.WriteConfig(off, bytesOf(v, size))
+				what := fmt.Sprintf("step %d: write %#x, %d bytes, to config+%#x", i, v, size, off)
+				for off := uint64(4); off < 0x24; off += 4 {
+					if got, want := access(d.ReadConfig, off, 4), m.readConfig(off, 4); got != want {
+						t.Fatalf("%s: config+%#x reads %#x, in QEMU %#x", what, off, got, want)
+					}
+				}
+				for n, want := range m.bars() {
+					got := d.BAR(n)
+					if !got.Mapped {
+						got.Address, told[n].Address = 0, 0
+					}
+					if got != want {
+						t.Fatalf("%s: BAR%d is %+v, in QEMU %+v", what, n, got, want)
+					}
+					if told[n] != got {
+						t.Fatalf("%s: Map was told %+v of BAR%d, it is %+v", what, told[n], n, got)
+					}
+				}
+			}
+		})
+	}
+}
+
+// moveBAR returns a write to the command register or a BAR, often of an
+// address at one of the ends.
+func moveBAR(rnd *rand.Rand) (size int, off, v uint64) {
+	size = 1 << rnd.IntN(3)
+	off = uint64(0x10 + 4*rnd.IntN(5))
+	if rnd.IntN(8) == 0 {
+		return 1, 4, uint64(rnd.IntN(8) | 2*rnd.IntN(2))
+	}
+	switch rnd.IntN(4) {
+	case 0:
+		v = 0
+	case 1:
+		v = uint64(0xffffffff) << rnd.IntN(32)
+	default:
+		v = rnd.Uint64() >> rnd.IntN(64)
+	}
+	return size, off + uint64(rnd.IntN(4)&^(size-1)), v
 }
 
 // TestQEMUAndDevice has a QEMU and a Device on one server, whose guests share

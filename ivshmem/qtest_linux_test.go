@@ -1,11 +1,13 @@
 package ivshmem_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
 
 	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/internal/qtest"
+	"github.com/virtfmt/virtfmt/ivshmem"
 )
 
 // A machine is a QEMU with an ivshmem-doorbell device that the test accesses
@@ -19,13 +21,50 @@ type machine struct {
 const pciSlot = 4
 
 // startMachine starts a QEMU whose device has that many vectors and connects to
-// the server at path.
+// the server at path; without vectors it is an ivshmem-plain device.
 func startMachine(t *testing.T, path string, vectors int) *machine {
 	t.Helper()
 	bin := difftest.Tool(t, "qemu-system-x86_64", "7.2")
-	return &machine{qtest.Start(t, bin, "-M", "pc-i440fx-7.2", "-m", "64",
-		"-chardev", "socket,path="+path+",id=c",
-		"-device", fmt.Sprintf("ivshmem-doorbell,chardev=c,vectors=%d,addr=%d.0", vectors, pciSlot)), t}
+	backend, device := []string{"-chardev", "socket,path=" + path + ",id=c"}, fmt.Sprintf("ivshmem-doorbell,chardev=c,vectors=%d", vectors)
+	if vectors == 0 {
+		backend, device = []string{"-object", "memory-backend-memfd,id=m,size=1M"}, "ivshmem-plain,memdev=m"
+	}
+	args := append([]string{"-M", "pc-i440fx-7.2", "-m", "64"}, backend...)
+	return &machine{qtest.Start(t, bin, append(args, "-device", fmt.Sprintf("%s,addr=%d.0", device, pciSlot))...), t}
+}
+
+// bars returns where QEMU has mapped the device's BARs.
+func (m *machine) bars() (bars [3]ivshmem.BAR) {
+	m.t.Helper()
+	b, err := m.QMP("query-pci", nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var buses []struct {
+		Devices []struct {
+			Slot    int
+			Regions []struct {
+				BAR     int
+				Address int64 // -1 where it is not mapped
+				Size    uint64
+			}
+		}
+	}
+	if err := json.Unmarshal(b, &buses); err != nil {
+		m.t.Fatal(err)
+	}
+	for _, d := range buses[0].Devices {
+		if d.Slot != pciSlot {
+			continue
+		}
+		for _, r := range d.Regions {
+			bars[r.BAR] = ivshmem.BAR{Size: r.Size}
+			if r.Address != -1 {
+				bars[r.BAR].Address, bars[r.BAR].Mapped = uint64(r.Address), true
+			}
+		}
+	}
+	return bars
 }
 
 // reset resets the machine.
