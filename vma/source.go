@@ -1,0 +1,174 @@
+package vma
+
+import (
+	"bytes"
+	"io"
+	"slices"
+
+	"github.com/virtfmt/virtfmt/internal/safeio"
+)
+
+// A source is an archive read from front to back, with a look ahead.
+type source interface {
+	// offset returns how many bytes were skipped so far.
+	offset() int64
+	// peek returns the next n bytes, fewer only where the archive ends. They
+	// are valid until the next call.
+	peek(n int) ([]byte, error)
+	// ahead returns n bytes from skip bytes on, as peek does. What peek
+	// returned before stays valid on a file only.
+	ahead(skip, n int) ([]byte, error)
+	// body returns how many of the next n bytes there are. A stream returns
+	// them as well.
+	body(n int) (have int, b []byte, err error)
+	// skip consumes n bytes that peek or body returned.
+	skip(n int)
+}
+
+// A fileSource reads through an io.ReaderAt, and of data nothing.
+type fileSource struct {
+	r         io.ReaderAt
+	pos, size int64 // Invariant: 0 <= pos <= size
+	buf       []byte
+	bufPos    int64 // offset of buf[0]
+}
+
+func newBytesSource(b []byte) *fileSource {
+	return &fileSource{r: bytes.NewReader(b), size: int64(len(b))}
+}
+
+func (s *fileSource) offset() int64 { return s.pos }
+func (s *fileSource) skip(n int)    { s.pos += int64(n) }
+
+func (s *fileSource) peek(n int) ([]byte, error) { return s.ahead(0, n) }
+
+func (s *fileSource) ahead(skip, n int) ([]byte, error) {
+	off := min(s.pos+int64(skip), s.size)
+	n = int(min(int64(n), s.size-off))
+	if off == s.bufPos && n <= len(s.buf) {
+		return s.buf[:n], nil
+	}
+	if n > maxExtent {
+		return safeio.ReadAt(s.r, off, int64(n), int64(n))
+	}
+	s.buf, s.bufPos = slices.Grow(s.buf[:0], n)[:n], off
+	if err := safeio.ReadFull(s.r, s.buf, off); err != nil {
+		s.buf = s.buf[:0]
+		return nil, err
+	}
+	return s.buf, nil
+}
+
+func (s *fileSource) body(n int) (int, []byte, error) {
+	return int(min(int64(n), s.size-s.pos)), nil, nil
+}
+
+// A streamSource reads an io.Reader, and never more of it than was asked for.
+type streamSource struct {
+	r    io.Reader
+	pos  int64  // offset of buf[head]
+	buf  []byte // Invariant: 0 <= head <= len(buf)
+	head int
+	eof  bool
+}
+
+func (s *streamSource) offset() int64 { return s.pos }
+
+func (s *streamSource) skip(n int) {
+	s.head += n
+	s.pos += int64(n)
+	if s.head == len(s.buf) {
+		s.buf, s.head = s.buf[:0], 0
+	}
+}
+
+func (s *streamSource) peek(n int) ([]byte, error) {
+	if have := len(s.buf) - s.head; have < n && !s.eof {
+		s.makeRoom(n)
+		if err := s.fill(n); err != nil {
+			return nil, err
+		}
+	}
+	return s.buf[s.head:min(s.head+n, len(s.buf))], nil
+}
+
+func (s *streamSource) ahead(skip, n int) ([]byte, error) {
+	b, err := s.peek(skip + n)
+	return b[min(skip, len(b)):], err
+}
+
+func (s *streamSource) body(n int) (int, []byte, error) {
+	b, err := s.peek(n)
+	return len(b), b, err
+}
+
+// growth is how much the buffer grows at once beyond one extent, so that a
+// header costs no more than twice what there is of it.
+const growth = 1 << 20
+
+// smallBuffer is enough for a header with little in it.
+const smallBuffer = 16 << 10
+
+// makeRoom makes the buffer able to hold n bytes from head on, or as much of
+// them as can be afforded before they were seen.
+func (s *streamSource) makeRoom(n int) {
+	if s.head+n <= cap(s.buf) {
+		return
+	}
+	rest := s.buf[s.head:]
+	if n <= cap(s.buf) {
+		s.buf = s.buf[:copy(s.buf[:len(rest)], rest)]
+		s.head = 0
+		return
+	}
+	size := min(n, max(2*len(rest), len(rest)+growth))
+	if n <= maxPeek {
+		size = min(maxPeek, max(n, 2*cap(s.buf), smallBuffer))
+	}
+	s.buf = append(make([]byte, 0, size), rest...)
+	s.head = 0
+}
+
+// fill reads until n bytes are there, growing the buffer on the way, or until
+// the stream ends.
+func (s *streamSource) fill(n int) error {
+	for empty := 0; len(s.buf)-s.head < n; {
+		if len(s.buf) == cap(s.buf) {
+			s.makeRoom(n)
+		}
+		k, err := s.r.Read(s.buf[len(s.buf):min(s.head+n, cap(s.buf))])
+		if k < 0 || k > cap(s.buf)-len(s.buf) {
+			return io.ErrNoProgress
+		}
+		s.buf = s.buf[:len(s.buf)+k]
+		switch {
+		case err == io.EOF:
+			s.eof = true
+			return nil
+		case err != nil:
+			return err
+		case k > 0:
+			empty = 0
+		default:
+			if empty++; empty == 100 {
+				return io.ErrNoProgress
+			}
+		}
+	}
+	return nil
+}
+
+// swap gives the source another buffer, so that views of the current one stay
+// valid. What was read ahead moves over.
+func (s *streamSource) swap(buf []byte) {
+	s.buf = append(buf[:0], s.buf[s.head:]...)
+	s.head = 0
+}
+
+// release drops a buffer that grew past what extents need, once a large
+// header was read.
+func (s *streamSource) release() {
+	if cap(s.buf) > maxPeek && len(s.buf)-s.head <= maxPeek {
+		s.swap(make([]byte, 0, maxPeek))
+	}
+}
