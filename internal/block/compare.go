@@ -268,7 +268,7 @@ func pairsOf(a, b Disk, total int64) iter.Seq2[pair, error] {
 // extended yields the extents of d, and nothing allocated from there to total.
 func extended(d Disk, total int64) iter.Seq2[Extent, error] {
 	return func(yield func(Extent, error) bool) {
-		for e, err := range wholeDisk(d) {
+		for e, err := range WholeDisk(d) {
 			if !yield(e, err) || err != nil {
 				return
 			}

@@ -1,6 +1,10 @@
 package block
 
-import "iter"
+import (
+	"errors"
+	"fmt"
+	"iter"
+)
 
 // Merge yields the extents of seq with neighbours that follow each other told
 // as one. Extents before an error are yielded first.
@@ -51,4 +55,32 @@ func BackingExtents(backing Disk, off, n int64, yield func(Extent, error) bool) 
 		return yield(Extent{Start: off, Length: end - off, Kind: Unallocated, HostOffset: NoOffset}, nil)
 	}
 	return true
+}
+
+// errExtents means that a disk does not keep to what [Disk] says of Extents.
+var errExtents = errors.New("the extents of the disk have a gap")
+
+// WholeDisk yields the extents of d from its start to its end, and fails
+// where they do not follow each other, so that whoever walks over a disk
+// leaves nothing of it out.
+func WholeDisk(d Disk) iter.Seq2[Extent, error] {
+	return func(yield func(Extent, error) bool) {
+		size, at := d.Size(), int64(0)
+		for e, err := range d.Extents(0, size) {
+			if err == nil && (e.Start != at || e.Length <= 0 || e.Length > size-at) {
+				err = fmt.Errorf("%w: %d bytes at %#x, expected at %#x", errExtents, e.Length, e.Start, at)
+			}
+			if err != nil {
+				yield(Extent{Start: at}, err)
+				return
+			}
+			at = e.End()
+			if !yield(e, nil) {
+				return
+			}
+		}
+		if at != size {
+			yield(Extent{Start: at}, fmt.Errorf("%w: they end at %#x of %#x", errExtents, at, size))
+		}
+	}
 }

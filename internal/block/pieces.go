@@ -1,41 +1,11 @@
 package block
 
 import (
-	"errors"
-	"fmt"
 	"iter"
 	"os"
 
 	"github.com/virtfmt/virtfmt/internal/align"
 )
-
-// errExtents means that a disk does not keep to what [Disk] says of Extents.
-var errExtents = errors.New("the extents of the disk have a gap")
-
-// wholeDisk yields the extents of d from its start to its end, and fails
-// where they do not follow each other, so that whoever walks over a disk
-// leaves nothing of it out.
-func wholeDisk(d Disk) iter.Seq2[Extent, error] {
-	return func(yield func(Extent, error) bool) {
-		size, at := d.Size(), int64(0)
-		for e, err := range d.Extents(0, size) {
-			if err == nil && (e.Start != at || e.Length <= 0 || e.Length > size-at) {
-				err = fmt.Errorf("%w: %d bytes at %#x, expected at %#x", errExtents, e.Length, e.Start, at)
-			}
-			if err != nil {
-				yield(Extent{Start: at}, err)
-				return
-			}
-			at = e.End()
-			if !yield(e, nil) {
-				return
-			}
-		}
-		if at != size {
-			yield(Extent{Start: at}, fmt.Errorf("%w: they end at %#x of %#x", errExtents, at, size))
-		}
-	}
-}
 
 // follows reports whether p can be one piece with run, before it.
 func (p *piece) follows(run *piece) bool {
@@ -52,7 +22,7 @@ func (c *copier) pieces() iter.Seq[piece] {
 			hosts = nil
 		}
 		var run piece // what is not yielded yet
-		for e, err := range wholeDisk(c.src) {
+		for e, err := range WholeDisk(c.src) {
 			if err != nil {
 				c.cancel(&CopyError{"map", e.Start, err})
 				return
