@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -49,18 +48,8 @@ func expectNoLeak(t *testing.T, before map[string]string) {
 // warmUp opens what the runtime keeps open, such as its poller.
 func warmUp(t *testing.T) {
 	t.Helper()
-	s, err := ivshmem.NewServer(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := ivshmem.Listen(filepath.Join(shortDir(t), "iv"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error)
-	go func() { done <- s.Serve(l) }()
-	s.Close()
-	<-done
+	_, _, stop := serve(t, nil)
+	stop()
 }
 
 // TestCrowd has 64 clients that join, ring each other and leave, again and
@@ -74,18 +63,7 @@ func TestCrowd(t *testing.T) {
 	const clients = 64
 	rounds := difftest.Scale(t, 10)
 
-	s, err := ivshmem.NewServer(&ivshmem.ServerOptions{Size: 1 << 16, Vectors: 2, MaxClients: 2 * clients})
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(shortDir(t), "iv")
-	l, err := ivshmem.Listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error)
-	go func() { done <- s.Serve(l) }()
-
+	_, path, stop := serve(t, &ivshmem.ServerOptions{Size: 1 << 16, Vectors: 2, MaxClients: 2 * clients})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*patience)
 	defer cancel()
 	var interrupts atomic.Uint64
@@ -104,12 +82,7 @@ func TestCrowd(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := <-done; !errors.Is(err, fs.ErrClosed) {
-		t.Error(err)
-	}
+	stop()
 	t.Logf("%d interrupts came in", interrupts.Load())
 	expectNoLeak(t, before)
 }
@@ -325,17 +298,7 @@ func TestAttachRefuses(t *testing.T) {
 }
 
 func BenchmarkRing(b *testing.B) {
-	s, err := ivshmem.NewServer(nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	path := filepath.Join(shortDir(b), "iv")
-	l, err := ivshmem.Listen(path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	go s.Serve(l)
-	defer s.Close()
+	_, path := startServer(b, nil)
 	c, err := ivshmem.Dial(b.Context(), path, nil)
 	if err != nil {
 		b.Fatal(err)

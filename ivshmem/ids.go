@@ -11,6 +11,9 @@ type idPool struct {
 	left   map[uint16]uint64 // when the last holder of a free ID left
 }
 
+// taken returns how many IDs are in use.
+func (p *idPool) taken() int { return len(p.joined) }
+
 // take returns a free ID, or false where none is.
 func (p *idPool) take() (uint16, bool) {
 	if p.joined == nil {

@@ -60,25 +60,37 @@ func (s *Server) admit(conn *net.UnixConn, c *Credentials) (*member, error) {
 	if err := conn.SetWriteBuffer(sendBuffer); err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	full := s.connections > s.opts.MaxClients
-	s.mu.Unlock()
-	if full {
-		return nil, errFull
-	}
-	m := &member{conn: conn, wake: sync.NewCond(&s.mu)}
-	if m.vectors, err = newEventfds(s.opts.Vectors); err != nil {
+	id, err := s.takeID()
+	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	id, ok := s.ids.take()
-	s.mu.Unlock()
-	if !ok {
-		releaseAll(m.vectors)
-		return nil, errNoID
+	vectors, err := newEventfds(s.opts.Vectors)
+	if err != nil {
+		s.giveBackID(id)
+		return nil, err
 	}
+	m := &member{conn: conn, vectors: vectors, wake: sync.NewCond(&s.mu)}
 	m.info = ClientInfo{ID: id, Credentials: *c, Joined: time.Now()}
 	return m, nil
+}
+
+func (s *Server) takeID() (uint16, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ids.taken() >= s.opts.MaxClients {
+		return 0, errFull
+	}
+	id, ok := s.ids.take()
+	if !ok {
+		return 0, errNoID
+	}
+	return id, nil
+}
+
+func (s *Server) giveBackID(id uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ids.giveBack(id)
 }
 
 // greet sends what a client waits for at startup: version, ID, memory.
@@ -107,9 +119,7 @@ func (s *Server) greet(m *member) error {
 
 // drop forgets a member that was not published.
 func (s *Server) drop(m *member) {
-	s.mu.Lock()
-	s.ids.giveBack(m.info.ID)
-	s.mu.Unlock()
+	s.giveBackID(m.info.ID)
 	releaseAll(m.vectors)
 }
 

@@ -39,7 +39,8 @@ type ServerOptions struct {
 	// returns an error is refused. It is called from many goroutines.
 	Admit func(Credentials) error
 
-	// Events, unless nil, is told who comes and goes, one event at a time.
+	// Events, unless nil, is told who comes and goes, one event at a time; it
+	// holds up others that come and go while it runs.
 	Events func(ServerEvent)
 }
 
@@ -128,11 +129,10 @@ type Server struct {
 
 	done chan struct{} // closed by Close, with mu held
 
-	mu          sync.Mutex // guards what follows, and every member's queue
-	ids         idPool
-	connections int
-	members     map[uint16]*member
-	listeners   map[*net.UnixListener]struct{}
+	mu        sync.Mutex // guards what follows, and every member's queue
+	ids       idPool
+	members   map[uint16]*member
+	listeners map[*net.UnixListener]struct{}
 }
 
 // NewServer returns a server that has its memory and waits for
@@ -267,14 +267,10 @@ func (s *Server) ServeConn(conn *net.UnixConn) {
 		return
 	}
 	s.wg.Add(1)
-	s.connections++
 	s.mu.Unlock()
 	go func() {
+		defer s.wg.Done()
 		s.handle(conn)
-		s.mu.Lock()
-		s.connections--
-		s.mu.Unlock()
-		s.wg.Done()
 	}()
 }
 

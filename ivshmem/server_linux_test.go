@@ -24,28 +24,39 @@ import (
 const patience = 30 * time.Second
 
 // startServer serves on a socket until the test ends.
-func startServer(t *testing.T, o *ivshmem.ServerOptions) (*ivshmem.Server, string) {
-	t.Helper()
+func startServer(tb testing.TB, o *ivshmem.ServerOptions) (*ivshmem.Server, string) {
+	tb.Helper()
+	s, path, stop := serve(tb, o)
+	tb.Cleanup(stop)
+	return s, path
+}
+
+// serve serves on a socket until stop is called.
+func serve(tb testing.TB, o *ivshmem.ServerOptions) (s *ivshmem.Server, path string, stop func()) {
+	tb.Helper()
 	s, err := ivshmem.NewServer(o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	path := filepath.Join(shortDir(t), "iv")
+	path = filepath.Join(shortDir(tb), "iv")
 	l, err := ivshmem.Listen(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	done := make(chan error)
 	go func() { done <- s.Serve(l) }()
-	t.Cleanup(func() {
+	return s, path, func() {
+		tb.Helper()
 		if err := s.Close(); err != nil {
-			t.Errorf("closing the server: %v", err)
+			tb.Errorf("closing the server: %v", err)
 		}
 		if err := <-done; !errors.Is(err, fs.ErrClosed) {
-			t.Errorf("Serve: %v", err)
+			tb.Errorf("Serve: %v", err)
 		}
-	})
-	return s, path
+		if err := s.Serve(l); !errors.Is(err, fs.ErrClosed) {
+			tb.Errorf("Serve after Close: %v", err)
+		}
+	}
 }
 
 // A rawClient reads the protocol with nothing of this package.
@@ -287,17 +298,7 @@ func TestServerRefuses(t *testing.T) {
 // an answer, on which QEMU would spin.
 func TestServerClosesLate(t *testing.T) {
 	for range 20 {
-		s, err := ivshmem.NewServer(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(shortDir(t), "iv")
-		l, err := ivshmem.Listen(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan error)
-		go func() { done <- s.Serve(l) }()
+		s, path, stop := serve(t, nil)
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
@@ -308,7 +309,7 @@ func TestServerClosesLate(t *testing.T) {
 					}
 					c := &rawClient{t: t, conn: conn}
 					num, _, err := c.next()
-					for i := 1; err == nil && num != -1; i++ {
+					for err == nil && num != -1 {
 						num, _, err = c.next()
 					}
 					if err != nil {
@@ -319,16 +320,8 @@ func TestServerClosesLate(t *testing.T) {
 			})
 		}
 		waitFor(t, "clients", func() bool { return len(s.Clients()) > 0 })
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := <-done; !errors.Is(err, fs.ErrClosed) {
-			t.Errorf("Serve: %v", err)
-		}
+		stop()
 		wg.Wait()
-		if err := s.Serve(l); !errors.Is(err, fs.ErrClosed) {
-			t.Errorf("Serve after Close: %v", err)
-		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
