@@ -43,8 +43,10 @@ if mode == "two":
 else:
     a = mk("A"); print("IVPosition", a.r(8), flush=True)
     ring = [x for x in rest if ":" in x]; secs = float(next((x for x in rest if ":" not in x), 3))
-    for x in ring:
-        p, v = map(int, x.split(":")); a.w(12, p << 16 | v); print("rang", p, v, flush=True)
-    end = time.time() + secs; got = []
-    while time.time() < end: got += vec(a.msix(NV))
-    print("fired", got); a.vm.close()
+    rings = [tuple(map(int, x.split(":"))) for x in ring]
+    for p, v in rings: a.w(12, p << 16 | v); print("rang", p, v, flush=True)
+    end = time.time() + secs; got = set()
+    while time.time() < end:
+        got |= set(vec(a.msix(NV)))
+        for p, v in rings: a.w(12, p << 16 | v)  # again: the first may have come before the peer was known
+    print("fired", sorted(got)); a.vm.close()
