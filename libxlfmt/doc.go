@@ -27,22 +27,26 @@
 //
 // # What is supported
 //
-//	                                     read   verify  write
-//	containers xl, libvirt, xenopsd      yes    yes     yes
-//	bare libxl, bare libxc               yes    yes     yes
-//	libxl: Draft B, final                yes    yes     yes
-//	libxc versions 2 and 3, PV and HVM   yes    yes     yes
-//	little-endian, big-endian            yes    yes     yes
-//	checkpoints (Remus, COLO)            yes    yes     yes
-//	back channel of COLO                 yes    no      yes
-//	legacy streams (Xen 4.5 and older)   no     no      no
+//	                                     read   index  verify  write
+//	containers xl, libvirt, xenopsd      yes    yes    yes     yes
+//	bare libxl, bare libxc               yes    yes    yes     yes
+//	libxl: Draft B, final                yes    yes    yes     yes
+//	libxc versions 2 and 3, PV and HVM   yes    yes    yes     yes
+//	little-endian, big-endian            yes    yes    yes     yes
+//	checkpoints (Remus, COLO)            yes    yes    yes     yes
+//	back channel of COLO                 yes    yes    yes     yes
+//	legacy streams (Xen 4.5 and older)   no     no     no      no
 //
-// [Verify] lists what is wrong with a stream. [Copy] converts between
-// containers and between the forms of the xenstore record.
+// A [Reader] goes through a stream of any length front to back. [Open] makes
+// an [Index] of a file: bodies in any order, edits in place, and guest
+// [Memory]. [Verify] lists what is wrong with a stream. A [Writer] makes one,
+// and [Copy] converts between containers and between the forms of the xenstore
+// record.
 //
 // # Concurrency
 //
-// A [Reader] and a [Writer] are not safe for concurrent use. Functions and values are.
+// A [Reader] and a [Writer] are not safe for concurrent use. An [Index] and a
+// [Memory] are, as long as nothing is edited.
 //
 // # Security
 //
@@ -53,8 +57,16 @@
 // # Limits
 //
 // A body has at most 128 MiB in libxc and, by [Options.MaxRecord], 1 GiB
-// elsewhere; a configuration 16 MiB ([Options.MaxConfig]). A [Reader] takes
-// some 40 KiB, whatever the length of the stream.
+// elsewhere; a configuration 16 MiB ([Options.MaxConfig]); guest memory spans
+// 16 TiB ([MemoryOptions.MaxSize]). A [Reader] takes some 40 KiB, whatever the
+// length of the stream; an [Index] 32 bytes for a record; a [Memory] 32 bytes
+// for a run of pages.
+//
+// # Durability
+//
+// [Index.Patch] and [Index.Replace] write once, to the [io.WriterAt] they are
+// given, and sync nothing. A power cut may leave part of an edit that crosses a
+// sector. Nothing else writes to what is read.
 //
 // [final revision]: https://xenbits.xen.org/docs/4.18-testing/specs/libxl-migration-stream.html
 package libxlfmt

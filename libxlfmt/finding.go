@@ -214,13 +214,13 @@ type judge struct {
 
 // found judges one deviation. It returns an error where the reading ends.
 func (j *judge) found(c Code, off int64, field, format string, args ...any) error {
-	err := &FormatError{Offset: off, Field: field, Code: c, Err: codeError(c, fmt.Sprintf(format, args...))}
 	isBad := j.profile.refuses(c)
-	if j.tell == nil {
-		if isBad && c != CodeDraftB {
-			return err
-		}
+	if j.tell == nil && (!isBad || c == CodeDraftB) {
 		return nil
+	}
+	err := &FormatError{Offset: off, Field: field, Code: c, Err: codeError(c, fmt.Sprintf(format, args...))}
+	if j.tell == nil {
+		return err
 	}
 	f := Finding{Offset: off, Field: field, Code: c, Detail: err.Err.Error(), Bad: isBad}
 	if stop := j.tell(f); stop != nil {

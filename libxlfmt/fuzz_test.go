@@ -7,6 +7,7 @@ import (
 	"io"
 	"testing"
 
+	"github.com/virtfmt/virtfmt/internal/memfile"
 	"github.com/virtfmt/virtfmt/libxlfmt"
 )
 
@@ -111,6 +112,53 @@ func FuzzDecode(f *testing.F) {
 		}
 		if twice := again.AppendBody(nil, order); !bytes.Equal(once, twice) {
 			t.Fatalf("%T: % x, then % x", body, once, twice)
+		}
+	})
+}
+
+// FuzzIndex: an index of any bytes, its memory, and edits of it; what an edit
+// lets through opens again.
+func FuzzIndex(f *testing.F) {
+	for _, v := range vectors(f) {
+		if len(v.data) < 10<<10 {
+			f.Add(v.data, uint16(1), int64(0), []byte{1, 0, 0, 0})
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte, i uint16, off int64, p []byte) {
+		o := &libxlfmt.Options{Profile: libxlfmt.Lenient, Partial: i%2 == 0}
+		file := memfile.FromBytes(bytes.Clone(data))
+		x, err := libxlfmt.Open(file, o)
+		if err != nil || x.Len() == 0 {
+			return
+		}
+		if m, err := x.Memory(&libxlfmt.MemoryOptions{Records: x.LastCheckpoint()}); err == nil {
+			var at int64
+			for e, err := range m.Extents(0, m.Size()) {
+				if err != nil || e.Start != at {
+					t.Fatalf("extent %+v after %d: %v", e, at, err)
+				}
+				at = e.End()
+			}
+			if at != m.Size() {
+				t.Fatalf("extents end at %d of %d", at, m.Size())
+			}
+			if _, err := m.ReadAt(make([]byte, 8192), max(0, m.Size()-8192)); err != nil && err != io.EOF {
+				t.Fatal(err)
+			}
+		}
+		n := int(i) % x.Len()
+		body, err := x.Decode(n)
+		if err == nil {
+			if err := x.Replace(file, n, body); err != nil && !o.Partial && body.Type() != libxlfmt.TypePVInfo {
+				t.Fatalf("the same body again: %v", err)
+			}
+		}
+		if err := x.Patch(file, n, p, off); err != nil {
+			return
+		}
+		again, err := libxlfmt.Open(file, o)
+		if err != nil || again.Len() != x.Len() {
+			t.Fatalf("after an edit: %v", err)
 		}
 	})
 }
