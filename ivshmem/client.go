@@ -95,7 +95,8 @@ var (
 var errClientClosed = fmt.Errorf("ivshmem: client: %w", fs.ErrClosed)
 
 // A Client takes part in what a server shares: it has an ID, maps the memory,
-// rings its peers and is rung by them. The server may be a [Server] or QEMU's.
+// rings its peers and is rung by them. The server is a [Server], or any other
+// that speaks version 0 of the protocol.
 //
 // It has no goroutine of its own: what comes from the server and from peers is
 // taken in by [Client.Next], which has to be called again and again. Next is

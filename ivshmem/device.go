@@ -151,20 +151,22 @@ type Device struct {
 // bytes and all others read 0, as in QEMU. Any piece that begins at Interrupt
 // Status clears it.
 func (d *Device) Read(off uint64, p []byte) {
-	clear(p)
-	if off < registersEnd {
-		for i := 0; i < len(p); {
-			a := off + uint64(i)
-			if a >= registersEnd {
-				break
-			}
-			n := pieceSize(a, len(p)-i)
-			putLow(p[i:i+n], d.readRegister(a))
-			i += n
-		}
+	if len(p) == 4 && off%4 == 0 { // what drivers do
+		putLow(p, d.readRegister(off))
+	} else {
+		d.readPieces(off, p)
 	}
 	if d.Trace != nil {
 		d.traceAccess(TraceRead, SpaceRegisters, off, p)
+	}
+}
+
+func (d *Device) readPieces(off uint64, p []byte) {
+	clear(p)
+	for i := 0; i < len(p) && off < registersEnd && off+uint64(i) < registersEnd; {
+		n := pieceSize(off+uint64(i), len(p)-i)
+		putLow(p[i:i+n], d.readRegister(off+uint64(i)))
+		i += n
 	}
 }
 
@@ -176,14 +178,12 @@ func (d *Device) Write(off uint64, p []byte) {
 	if d.Trace != nil {
 		d.traceAccess(TraceWrite, SpaceRegisters, off, p)
 	}
-	if off >= registersEnd {
+	if len(p) == 4 && off%4 == 0 { // what drivers do
+		d.writeRegister(off, low(p))
 		return
 	}
-	for i := 0; i < len(p); {
+	for i := 0; i < len(p) && off < registersEnd && off+uint64(i) < registersEnd; {
 		a := off + uint64(i)
-		if a >= registersEnd {
-			return
-		}
 		n := pieceSize(a, len(p)-i)
 		d.writeRegister(align.Down(a, 4), low(p[i:i+n]))
 		i += n
@@ -262,6 +262,10 @@ func (d *Device) Interrupt(vector uint16) {
 
 // setInterrupt replaces Interrupt Mask and Interrupt Status and moves the pin.
 func (d *Device) setInterrupt(mask, status uint32) {
+	if !d.hasPins() {
+		d.IntrMask, d.IntrStatus = mask, status
+		return
+	}
 	before := d.Level()
 	d.IntrMask, d.IntrStatus = mask, status
 	d.moveLine(before)

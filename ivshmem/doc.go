@@ -13,9 +13,8 @@
 // accesses and takes its interrupts through hooks.
 //
 // A [Server] gives its clients shared memory and the means to interrupt each
-// other, a [Client] is one of those that share. Either may have QEMU at the
-// other end: a client talks to QEMU's ivshmem-server, QEMU's ivshmem-doorbell
-// to a Server. [Client.Attach] and [Client.Run] wire a Device to a Client.
+// other, a [Client] is one of those that share; QEMU's ivshmem-doorbell is
+// another. [Client.Attach] and [Client.Run] wire a Device to a Client.
 //
 // # What equals what
 //
@@ -28,9 +27,10 @@
 //	RegisterSize 256 with Revision0 QEMU 1.x, whose BAR0 is not what the 2012 text says
 //
 // Revision 1 ([spec]) is proved against QEMU 7.2, access by access, with traces recorded
-// from it in testdata. Revision 0 follows the 2012 text. Server and Client
-// speak version 0 of the protocol, of QEMU 2.5 and later, and are tested with
-// QEMU 7.2 at the other end.
+// from it in testdata and with the same random accesses to both. Revision 0
+// follows the 2012 text. Server and Client speak version 0 of the protocol, of
+// QEMU 2.5 and later; a Server is tested with QEMU 7.2 as its clients, a Client
+// with QEMU as its peer.
 //
 // # Systems
 //

@@ -21,9 +21,11 @@ const (
 	entryData        = 8
 	entryControl     = 12
 
-	// A BAR1 of the smallest size has the pending bits in its second half.
+	// A BAR1 of the smallest size has the pending bits in its second half; the
+	// largest has the table in its first.
 	minMSIXSize   = 4096
 	pendingOffset = minMSIXSize / 2
+	maxMSIXSize   = 2 * MaxVectors * entrySize
 )
 
 // pendingOff returns the offset of the pending bits in BAR1: half of 4 KiB, or
@@ -63,7 +65,7 @@ func (d *Device) msixCapability(reg uint32) uint32 {
 // between table and pending bits.
 func (d *Device) ReadMSIX(off uint64, p []byte) {
 	clear(p)
-	for i, size := 0, d.msixSize(); i < len(p) && off < size && off+uint64(i) < size; {
+	for i := 0; i < len(p) && d.hasMSIX() && off < maxMSIXSize && off+uint64(i) < maxMSIXSize; {
 		n := pieceSize(off+uint64(i), len(p)-i)
 		if n == 4 {
 			putLow(p[i:i+4], d.msixDword(uint32(off)+uint32(i)))
@@ -82,7 +84,7 @@ func (d *Device) WriteMSIX(off uint64, p []byte) {
 	if d.Trace != nil {
 		d.traceAccess(TraceWrite, SpaceMSIX, off, p)
 	}
-	for i, size := 0, d.msixSize(); i < len(p) && off < size && off+uint64(i) < size; {
+	for i := 0; i < len(p) && d.hasMSIX() && off < maxMSIXSize && off+uint64(i) < maxMSIXSize; {
 		n := pieceSize(off+uint64(i), len(p)-i)
 		if n == 4 {
 			d.setMSIXDword(uint32(off)+uint32(i), low(p[i:i+4]))

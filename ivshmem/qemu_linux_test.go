@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -85,6 +86,47 @@ func TestQEMUAndClient(t *testing.T) {
 	if got := strings.Join(lines, "; "); got != "IVPosition 1; rang 0 1; rang 0 0; fired [1]" {
 		t.Errorf("QEMU says %q", got)
 	}
+}
+
+// TestClientsOfAnotherServer has clients of the server that the traces were
+// recorded with, which shares nothing with this package.
+func TestClientsOfAnotherServer(t *testing.T) {
+	python := difftest.Tool(t, "python3", "3.8")
+	path := filepath.Join(shortDir(t), "iv")
+	cmd := exec.CommandContext(t.Context(), python, "-u", "testdata/ivsrv.py", path, "0x10000", "2")
+	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill := func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	t.Cleanup(kill)
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "listening "+path+"\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	a := dial(t, path, nil)
+	expectEvents(t, a, "peer 0: vector 0 connected", "peer 0: vector 1 connected")
+	b := dial(t, path, nil)
+	expectEvents(t, b, "peer 0: vector 0 connected", "peer 0: vector 1 connected",
+		"peer 1: vector 0 connected", "peer 1: vector 1 connected")
+	expectEvents(t, a, "peer 1: vector 0 connected", "peer 1: vector 1 connected")
+	if err := a.Ring(1, 1); err != nil {
+		t.Error(err)
+	}
+	expectEvents(t, b, "vector 1 interrupted, 1 times")
+	if a.Size() != 0x10000 || a.Sealed() {
+		t.Errorf("%d bytes shared, sealed %v", a.Size(), a.Sealed())
+	}
+	b.Close()
+	expectEvents(t, a, "peer 1: disconnected")
+	kill()
+	expectEvents(t, a, "server lost")
 }
 
 // TestQEMURefused shows that a QEMU that is not let in exits with an error.
