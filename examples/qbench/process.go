@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/virtfmt/virtfmt/internal/block"
+	"github.com/virtfmt/virtfmt/qcow2"
+)
+
+// workerCommand makes qbench do one thing as a process of its own, as the
+// programs beside it do.
+const workerCommand = "worker"
+
+// work does what a worker process is for:
+//
+//	raw SRC DST              a qcow2 image to a raw one
+//	deflate SRC DST          a raw image to a compressed qcow2 one
+//	zstd SRC DST
+//	check SRC
+func work(ctx context.Context, what string, args []string) error {
+	switch what {
+	case "raw":
+		return toRaw(ctx, args[0], args[1])
+	case "deflate", "zstd":
+		create := &qcow2.CreateOptions{}
+		if what == "zstd" {
+			create.CompressionType = qcow2.CompressionZstd
+		}
+		return compress(ctx, args[0], args[1], create)
+	case "check":
+		return check(ctx, args[0])
+	}
+	return fmt.Errorf("no work is called %q", what)
+}
+
+func toRaw(ctx context.Context, src, dst string) error {
+	im, err := qcow2.OpenFile(src, nil)
+	if err != nil {
+		return err
+	}
+	defer im.Close()
+	f, err := os.Create(dst)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := im.CopyTo(ctx, f, nil); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func compress(ctx context.Context, src, dst string, create *qcow2.CreateOptions) error {
+	in, err := os.Open(src)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	fi, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	out, err := os.Create(dst)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	o := &qcow2.EncodeOptions{Create: create, Compress: true}
+	if err := qcow2.Encode(ctx, out, block.Raw(in, fi.Size()), o); err != nil {
+		return err
+	}
+	return out.Close()
+}
+
+func check(ctx context.Context, src string) error {
+	im, err := qcow2.OpenFile(src, nil)
+	if err != nil {
+		return err
+	}
+	defer im.Close()
+	res, err := im.Check(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if len(res.Findings) > 0 {
+		return errors.New("the image is damaged")
+	}
+	return nil
+}
+
+// cost is what a process took.
+type cost struct{ wall, cpu time.Duration }
+
+func (c cost) String() string {
+	return fmt.Sprintf("%s (cpu %s)", c.wall.Round(time.Millisecond), c.cpu.Round(time.Millisecond))
+}
+
+// race runs two commands in turn and returns the least that each took. Before
+// each run the file dst is removed.
+func (b *bench) race(ctx context.Context, dst string, ours, theirs []string) (x, y cost, err error) {
+	for i := range b.runs + 1 {
+		for _, side := range []struct {
+			command []string
+			least   *cost
+		}{{ours, &x}, {theirs, &y}} {
+			if dst != "" {
+				if err := os.Remove(dst); err != nil && !os.IsNotExist(err) {
+					return x, y, err
+				}
+			}
+			c, err := once(ctx, side.command)
+			if err != nil {
+				return x, y, err
+			}
+			switch {
+			case i == 0: // to warm up
+			case i == 1:
+				*side.least = c
+			default:
+				side.least.wall, side.least.cpu = min(side.least.wall, c.wall), min(side.least.cpu, c.cpu)
+			}
+		}
+	}
+	return x, y, nil
+}
+
+// once runs a command and returns what it took.
+func once(ctx context.Context, command []string) (cost, error) {
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	start := time.Now()
+	err := cmd.Run()
+	c := cost{wall: time.Since(start)}
+	if err != nil {
+		return c, fmt.Errorf("%s: %w: %s", command[0], err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	c.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	return c, nil
+}
