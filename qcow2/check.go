@@ -72,6 +72,11 @@ type CheckResult struct {
 	// Findings are the first things found to be wrong, at most
 	// [CheckOptions.MaxFindings].
 	Findings []Finding
+
+	// LeaksFixed and CorruptionsFixed say by how much [Repair] made the counts
+	// smaller.
+	LeaksFixed       int64
+	CorruptionsFixed int64
 }
 
 // Clean reports whether nothing is wrong: no corruption, no leak, and nothing
@@ -128,6 +133,9 @@ func (im *Image) Check(ctx context.Context, o *CheckOptions) (*CheckResult, erro
 	return Check(ctx, im.r, &opts)
 }
 
+// refcountTableField is where the header tells the place of the refcount table.
+const refcountTableField = 48
+
 // A checker is one run of [Check]. It counts the references to every cluster
 // and then holds the counts against the refcounts of the file.
 //
@@ -149,8 +157,21 @@ type checker struct {
 	clusters      clusterIdx       // of the file, one more where a reference straddles its end
 
 	snapshots []checkedSnapshot
-	done      int64 // bytes of metadata read
-	total     int64 // of those known so far
+	kinds     [FindingBitmap + 1]int64 // how often each was found
+	lost      bool                     // something refers to clusters in a way that cannot be followed
+	dangling  int64                    // end of what is referred to past the end of the file, but near it
+	l1        []segment                // all L1 tables
+
+	// badRefcounts means that the refcount structures are not where they can
+	// be used.
+	badRefcounts bool
+
+	// withoutRefcounts leaves out the references to refcount structures, which
+	// are about to be replaced.
+	withoutRefcounts bool
+
+	done  int64 // bytes of metadata read
+	total int64 // of those known so far
 }
 
 func newChecker(ctx context.Context, r io.ReaderAt, size int64, h *Header, o CheckOptions) (*checker, error) {
@@ -180,7 +201,9 @@ func (c *checker) run() error {
 	if err := c.walkBitmaps(); err != nil {
 		return err
 	}
-	c.checkRefcountBlocks()
+	if !c.withoutRefcounts {
+		c.checkRefcountBlocks()
+	}
 	if c.counted.err != nil {
 		return c.counted.err
 	}
@@ -190,13 +213,21 @@ func (c *checker) run() error {
 // report records a finding that counts n times.
 func (c *checker) report(k FindingKind, s Structure, off int64, value, n uint64) {
 	c.keep(Finding{k, s, off, value, n})
+	ofRefcounts := s == StructureRefcountTable || s == StructureHeader && off == refcountTableField
+	switch k {
+	case FindingBeyondEnd, FindingUnaligned, FindingSnapshot, FindingBitmap, FindingReserved, FindingRefcountBlock:
+		c.badRefcounts = c.badRefcounts || ofRefcounts
+		c.lost = c.lost || !ofRefcounts && k != FindingReserved
+	}
+	if k == FindingLeak || k == FindingRefcount {
+		n = 1
+	}
+	c.kinds[k] += int64(n)
 	switch k {
 	case FindingLeak:
 		c.res.Leaks++
 	case FindingNoRefcount:
 		c.res.CheckErrors += int64(n)
-	case FindingRefcount:
-		c.res.Corruptions++
 	default:
 		c.res.Corruptions += int64(n)
 	}
@@ -234,6 +265,9 @@ func (c *checker) inFile(off uint64, n int64, weight uint64, s Structure, at int
 	}
 	if off > 1<<62 || int64(off)+n-c.size >= c.clusterSize() {
 		c.report(FindingBeyondEnd, s, at, off, weight)
+		if near := c.size + 64<<(c.refBlockBits()+c.clusterBits); off < uint64(near) && n < near {
+			c.dangling = max(c.dangling, int64(off)+n)
+		}
 		return false
 	}
 	return true
@@ -261,7 +295,9 @@ func (c *checker) referenceSpans(spans []span) {
 // referenceMetadata counts the structures that only the header points to.
 func (c *checker) referenceMetadata() {
 	h := c.h
-	c.reference(uint64(h.RefcountTableOffset), int64(h.RefcountTableClusters)<<c.clusterBits, 1, StructureHeader, 48)
+	if !c.withoutRefcounts {
+		c.reference(uint64(h.RefcountTableOffset), int64(h.RefcountTableClusters)<<c.clusterBits, 1, StructureHeader, refcountTableField)
+	}
 	if p, ok := h.CryptoHeader(); ok {
 		c.reference(uint64(p.Offset), min(p.Length, 1<<62), 1, StructureHeader, 0)
 	}

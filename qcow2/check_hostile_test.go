@@ -212,13 +212,16 @@ func (f failingAt) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func TestCheckReadErrors(t *testing.T) {
-	b := image(t, "v3")
-	e := edit(b)
+	v3, bitmap := edit(image(t, "v3")), edit(image(t, "bitmap"))
 	boom := errors.New("boom")
-	for name, off := range map[string]int64{
-		"header": 0, "L1 table": e.l1, "L2 table": e.l2(0), "refcount table": e.refTable,
-		"refcount block": e.refcountAt(0), "snapshot table": e.snapshots, "bitmap table": e.bitmapTable(),
+	for name, at := range map[string]struct {
+		e   *editor
+		off int64
+	}{
+		"header": {v3, 0}, "L1 table": {v3, v3.l1}, "L2 table": {v3, v3.l2(0)}, "refcount table": {v3, v3.refTable},
+		"refcount block": {v3, v3.refcountAt(0)}, "snapshot table": {v3, v3.snapshots}, "bitmap table": {bitmap, bitmap.bitmapTable()},
 	} {
+		b, off := at.e.b, at.off
 		_, err := qcow2.Check(t.Context(), failingAt{bytes.NewReader(b), off, boom}, nil)
 		if !errors.Is(err, boom) {
 			t.Errorf("%s: %v", name, err)
@@ -257,7 +260,7 @@ func TestImageCheck(t *testing.T) {
 }
 
 func FuzzCheck(f *testing.F) {
-	for _, name := range []string{"v3", "v2", "extended"} {
+	for _, name := range []string{"v3", "v2", "extended", "bitmap"} {
 		f.Add(image(f, name)[:8<<10])
 	}
 	f.Add(image(f, "v2"))

@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"context"
 	"encoding/binary"
 	"slices"
 
@@ -13,7 +14,7 @@ const minSnapshotExtra = 16
 
 // A checkedSnapshot is what checking needs to know of a snapshot.
 type checkedSnapshot struct {
-	at       int64 // of its entry
+	at, size int64 // of its entry, without padding
 	l1Offset uint64
 	l1Size   uint32 // entries
 }
@@ -34,15 +35,15 @@ func (c *checker) readSnapshots() error {
 		if c.version >= 3 && extra < minSnapshotExtra {
 			c.report(FindingSnapshot, StructureSnapshotTable, at, uint64(extra), 1)
 		}
-		c.snapshots = append(c.snapshots, checkedSnapshot{at, be.Uint64(fixed[:]), be.Uint32(fixed[8:])})
 		n := snapshotEntrySize + int64(extra) + int64(be.Uint16(fixed[12:])) + int64(be.Uint16(fixed[14:]))
+		c.snapshots = append(c.snapshots, checkedSnapshot{at, n, be.Uint64(fixed[:]), be.Uint32(fixed[8:])})
 		at += align.Up(n, 8)
 		if n := at - c.h.SnapshotsOffset; n > maxSnapshotTableBytes {
 			return badf(64, "snapshot table", "%d bytes: %w of %d", n, ErrLimit, maxSnapshotTableBytes)
 		}
 	}
 	c.reference(uint64(c.h.SnapshotsOffset), at-c.h.SnapshotsOffset, 1, StructureHeader, 64)
-	return c.ctx.Err()
+	return context.Cause(c.ctx)
 }
 
 // Fixed part of a bitmap directory entry, section "Bitmap directory":
@@ -105,7 +106,7 @@ func (c *checker) readBitmapDirectory(x BitmapsExtension) ([]span, error) {
 	if at != end {
 		c.report(FindingBitmap, StructureBitmap, at, uint64(end), 1)
 	}
-	return tables, c.ctx.Err()
+	return tables, context.Cause(c.ctx)
 }
 
 // A bitmap table entry, section "Bitmap table":

@@ -2,9 +2,10 @@ package qcow2
 
 import (
 	"cmp"
-	"context"
+	"iter"
 	"slices"
-	"sync"
+
+	"github.com/virtfmt/virtfmt/internal/ordered"
 )
 
 // A tally says how often something points to a table.
@@ -85,128 +86,75 @@ type part struct {
 	at int64 // where in the segment it begins
 }
 
+func (p *part) len() int64 { return min(p.n-p.at, partBytes) }
+
 const (
 	partBytes    = 256 << 10 // a multiple of every entry's size
 	partsAtOnce  = 64        // that one reader takes
 	checkReaders = 8
 )
 
-// A readJob is a few parts and, when they were read, their bytes.
-type readJob struct {
-	parts []part
-	buf   []byte
-	err   error
-	ready chan struct{}
+// jobs cuts segments into parts and puts small ones together.
+func jobs(all []segment) iter.Seq[[]part] {
+	return func(yield func([]part) bool) {
+		var job []part
+		bytes := int64(0)
+		for _, s := range all {
+			for at := int64(0); at < s.n; at += partBytes {
+				p := part{s, at}
+				if len(job) == partsAtOnce || bytes+p.len() > partBytes {
+					if !yield(job) {
+						return
+					}
+					job, bytes = nil, 0
+				}
+				job = append(job, p)
+				bytes += p.len()
+			}
+		}
+		if len(job) > 0 {
+			yield(job)
+		}
+	}
 }
 
-// readSegments reads segments and hands them to f in their order, in parts.
-// Several goroutines read ahead; f runs in the caller's. What lies past the
-// end of the file is zeros. It stops at the first error.
+// readSegments reads segments, several at a time, and hands them to f in their
+// order, in parts. What lies past the end of the file is zeros. It stops at
+// the first error.
 func (c *checker) readSegments(all []segment, name string, f func(p part, b []byte) error) error {
 	for _, s := range all {
 		c.total += s.n
 	}
-	ctx, cancel := context.WithCancel(c.ctx)
-	var readers sync.WaitGroup
-	defer readers.Wait()
-	defer cancel()
-
-	ordered := make(chan *readJob, checkReaders)
-	todo := make(chan *readJob)
-	readers.Go(func() {
-		defer close(ordered)
-		defer close(todo)
-		splitJobs(all, func(j *readJob) bool {
-			for _, to := range []chan *readJob{ordered, todo} {
-				select {
-				case to <- j:
-				case <-ctx.Done():
-					return false
-				}
+	read := func(job []part, buf *[]byte) error {
+		n := int64(0)
+		for i := range job {
+			n += job[i].len()
+		}
+		if int64(len(*buf)) < n {
+			*buf = make([]byte, n)
+		}
+		b := *buf
+		for i := range job {
+			p := &job[i]
+			if err := c.readTable(b[:p.len()], p.off+p.at, name); err != nil {
+				return err
 			}
-			return true
-		})
-	})
-	for range checkReaders {
-		readers.Go(func() {
-			for j := range todo {
-				j.err = c.readJob(j, name)
-				close(j.ready)
+			b = b[p.len():]
+		}
+		return nil
+	}
+	use := func(job []part, buf *[]byte) error {
+		b := *buf
+		for i := range job {
+			n := job[i].len()
+			if err := f(job[i], b[:n]); err != nil {
+				return err
 			}
-		})
-	}
-	for j := range ordered {
-		select {
-		case <-j.ready:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+			c.done += n
+			b = b[n:]
 		}
-		if j.err != nil {
-			return j.err
-		}
-		if err := c.useJob(j, f); err != nil {
-			return err
-		}
+		c.opts.Progress(c.done, c.total)
+		return nil
 	}
-	if c.ctx.Err() != nil {
-		return context.Cause(c.ctx)
-	}
-	return nil
-}
-
-// splitJobs makes jobs of segments until yield returns false.
-func splitJobs(all []segment, yield func(*readJob) bool) {
-	var parts []part
-	bytes := int64(0)
-	flush := func() bool {
-		if len(parts) == 0 {
-			return true
-		}
-		j := &readJob{parts: parts, ready: make(chan struct{})}
-		parts, bytes = nil, 0
-		return yield(j)
-	}
-	for _, s := range all {
-		for at := int64(0); at < s.n; at += partBytes {
-			p := part{s, at}
-			if (len(parts) == partsAtOnce || bytes+p.len() > partBytes) && !flush() {
-				return
-			}
-			parts = append(parts, p)
-			bytes += p.len()
-		}
-	}
-	flush()
-}
-
-func (p *part) len() int64 { return min(p.n-p.at, partBytes) }
-
-var jobBuffers = sync.Pool{New: func() any { return new([partBytes]byte) }}
-
-func (c *checker) readJob(j *readJob, name string) error {
-	j.buf = jobBuffers.Get().(*[partBytes]byte)[:]
-	b := j.buf
-	for i := range j.parts {
-		p := &j.parts[i]
-		if err := c.readTable(b[:p.len()], p.off+p.at, name); err != nil {
-			return err
-		}
-		b = b[p.len():]
-	}
-	return nil
-}
-
-func (c *checker) useJob(j *readJob, f func(p part, b []byte) error) error {
-	b := j.buf
-	for i := range j.parts {
-		p := &j.parts[i]
-		if err := f(*p, b[:p.len()]); err != nil {
-			return err
-		}
-		c.done += p.len()
-		b = b[p.len():]
-	}
-	jobBuffers.Put((*[partBytes]byte)(j.buf))
-	c.opts.Progress(c.done, c.total)
-	return nil
+	return ordered.Run(c.ctx, checkReaders, 2*checkReaders, jobs(all), read, use)
 }

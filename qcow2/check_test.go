@@ -60,7 +60,7 @@ func (e *editor) l2(i int64) int64 {
 // snapshotEntry returns where the i-th entry of the snapshot table lies.
 func (e *editor) snapshotEntry(i int64) int64 {
 	at := e.snapshots
-	for ; i > 0; i-- {
+	for ; i > 0 && at >= 0 && at+40 <= int64(len(e.b)); i-- {
 		n := 40 + int64(binary.BigEndian.Uint32(e.b[at+36:])) + int64(binary.BigEndian.Uint16(e.b[at+12:])) + int64(binary.BigEndian.Uint16(e.b[at+14:]))
 		at += (n + 7) &^ 7
 	}
@@ -124,18 +124,18 @@ var damages = []damage{
 	{"L2 table between clusters", "v3", func(e *editor) { e.put64(e.snapshotL1(0), e.u64(e.snapshotL1(0))+512) }, 129, 4, 0, []qcow2.FindingKind{qcow2.FindingBeyondEnd, qcow2.FindingReserved, qcow2.FindingUnaligned}},
 	{"L2 table past the end", "v3", func(e *editor) { e.put64(e.snapshotL1(1), e.end()&^4095+1<<20) }, 1, 6, 0, []qcow2.FindingKind{qcow2.FindingBeyondEnd}},
 	{"refcount table past the end", "v2", func(e *editor) { e.put64(48, e.end()&^511+1<<20) }, 47, 0, 0, []qcow2.FindingKind{qcow2.FindingBeyondEnd, qcow2.FindingCopied, qcow2.FindingRefcount}},
-	{"no refcount table", "v3", func(e *editor) { e.put32(56, 0) }, 29, 0, 0, []qcow2.FindingKind{qcow2.FindingCopied, qcow2.FindingRefcount}},
+	{"no refcount table", "v3", func(e *editor) { e.put32(56, 0) }, 26, 0, 0, []qcow2.FindingKind{qcow2.FindingCopied, qcow2.FindingRefcount}},
 	{"refcount block past the end", "v3", func(e *editor) { e.put64(e.refTable+8, 1<<40) }, 1, 0, 0, []qcow2.FindingKind{qcow2.FindingRefcountBlock}},
 	{"refcount block used otherwise", "v3", func(e *editor) { e.put64(e.refTable+8, uint64(e.l1)) }, 2, 0, 0, []qcow2.FindingKind{qcow2.FindingRefcount, qcow2.FindingRefcountBlock}},
-	{"refcount block between clusters", "v3", func(e *editor) { e.put64(e.refTable, e.u64(e.refTable)+512) }, 1, 0, 27, []qcow2.FindingKind{qcow2.FindingNoRefcount, qcow2.FindingUnaligned}},
+	{"refcount block between clusters", "v3", func(e *editor) { e.put64(e.refTable, e.u64(e.refTable)+512) }, 1, 0, 22, []qcow2.FindingKind{qcow2.FindingNoRefcount, qcow2.FindingUnaligned}},
 	{"L1 table of a snapshot between clusters", "v3", func(e *editor) { e.put64(e.snapshotEntry(1), e.u64(e.snapshotEntry(1))+512) }, 1, 7, 0, []qcow2.FindingKind{qcow2.FindingUnaligned}},
 	{"L1 table of a snapshot past the end", "v2", func(e *editor) { e.put64(e.snapshotEntry(1), 1<<40) }, 1, 11, 0, []qcow2.FindingKind{qcow2.FindingBeyondEnd}},
 	{"L1 table of a snapshot too large", "v3", func(e *editor) { e.put32(e.snapshotEntry(1)+8, 5_000_000) }, 1, 7, 0, []qcow2.FindingKind{qcow2.FindingSnapshot}},
 	{"no L1 table of a snapshot", "v3", func(e *editor) { e.put32(e.snapshotEntry(1)+8, 0) }, 0, 7, 0, nil},
 	{"snapshots past the table", "v3", func(e *editor) { e.put32(60, 4) }, 2, 0, 0, []qcow2.FindingKind{qcow2.FindingSnapshot}},
 	{"snapshot forgotten", "v2", func(e *editor) { e.put32(60, 1) }, 0, 11, 0, nil},
-	{"bitmap and guest cluster in one", "v3", func(e *editor) { e.put64(e.bitmapTable(), e.host(70)) }, 1, 1, 0, []qcow2.FindingKind{qcow2.FindingRefcount}},
-	{"bitmaps forgotten", "v3", func(e *editor) { e.flip(88, 0) }, 0, 3, 0, nil},
+	{"bitmap and guest cluster in one", "bitmap", func(e *editor) { e.put64(e.bitmapTable(), e.host(70)) }, 1, 1, 0, []qcow2.FindingKind{qcow2.FindingRefcount}},
+	{"bitmaps forgotten", "bitmap", func(e *editor) { e.flip(88, 0) }, 0, 3, 0, nil},
 	{"subclusters allocated and zero", "extended", func(e *editor) { e.put64(e.l2(70)+8, 3<<32|1) }, 1, 0, 0, []qcow2.FindingKind{qcow2.FindingSubclusters}},
 	{"subclusters of an unallocated cluster", "extended", func(e *editor) { e.put64(e.l2(100)+8, 1) }, 1, 0, 0, []qcow2.FindingKind{qcow2.FindingSubclusters}},
 	{"subclusters of a compressed cluster", "extended", func(e *editor) { e.put64(e.l2(48)+8, 1) }, 1, 1, 0, []qcow2.FindingKind{qcow2.FindingSubclusters}},

@@ -5,12 +5,13 @@ import "encoding/binary"
 // walkTables counts what the active disk and all snapshots refer to: L1
 // tables, L2 tables, clusters.
 func (c *checker) walkTables() error {
-	l1 := c.l1Spans()
+	c.l1 = sweep(c.l1Spans(), c.size)
 	var l2 []span
-	err := c.readSegments(sweep(l1, c.size), "L1 table", func(p part, b []byte) error {
+	err := c.readSegments(c.l1, "L1 table", func(p part, b []byte) error {
 		for i := 0; i+l1EntrySize <= len(b); i += l1EntrySize {
 			if e := l1Entry(binary.BigEndian.Uint64(b[i:])); e != 0 {
-				l2 = append(l2, c.checkL1Entry(e, p.off+p.at+int64(i), p))
+				c.checkL1Entry(e, p.off+p.at+int64(i), p)
+				l2 = append(l2, c.l2Span(e, p))
 			}
 		}
 		return nil
@@ -59,7 +60,7 @@ func (c *checker) l1Spans() []span {
 
 // checkL1Entry counts the L2 table of an entry at offset at of the file,
 // which is part of p.total L1 tables.
-func (c *checker) checkL1Entry(e l1Entry, at int64, p part) span {
+func (c *checker) checkL1Entry(e l1Entry, at int64, p part) {
 	if e.reserved() != 0 {
 		c.report(FindingReserved, StructureL1, at, uint64(e), p.total)
 	}
@@ -68,12 +69,20 @@ func (c *checker) checkL1Entry(e l1Entry, at int64, p part) span {
 	if c.offsetInCluster(int64(off)) != 0 {
 		c.report(FindingUnaligned, StructureL1, at, uint64(e), p.total)
 	}
+	if off != 0 {
+		c.checkCopied(e.copied(), off, StructureL1, at, uint64(e), p.active)
+	}
+}
+
+// l2Span returns the L2 table of an entry of p.total L1 tables. Without an
+// offset, that is with reserved bits only, it is the header.
+func (c *checker) l2Span(e l1Entry, p part) span {
+	off := e.offset()
 	t := tally{total: p.total, active: p.active}
-	// Without an offset, that is with reserved bits only, the header is the
-	// table. Where its own refcount cannot be read, qemu does not look on.
+	// Where the refcount of a table cannot be read, qemu does not look at the
+	// flags in it.
 	if _, ok := c.stored.at(c.cluster(off)); ok && off != 0 {
 		t.copied = p.active
-		c.checkCopied(e.copied(), off, StructureL1, at, uint64(e), p.active)
 	}
 	return span{int64(off), int64(off) + c.clusterSize(), t}
 }

@@ -1,0 +1,136 @@
+package qcow2_test
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"testing"
+
+	"github.com/virtfmt/virtfmt/internal/memfile"
+	"github.com/virtfmt/virtfmt/qcow2"
+)
+
+// unrepairable are the damages of which something is left after a repair,
+// because mending it would lose data.
+var unrepairable = map[string]bool{
+	"guest cluster between clusters":          true,
+	"extended entry between clusters":         true,
+	"guest cluster past the end":              true,
+	"compressed cluster past the end":         true,
+	"L2 table between clusters":               true,
+	"L2 table past the end":                   true,
+	"L1 table of a snapshot between clusters": true,
+	"L1 table of a snapshot past the end":     true,
+	"L1 table of a snapshot too large":        true,
+	"subclusters allocated and zero":          true,
+	"subclusters of an unallocated cluster":   true,
+	"subclusters of a compressed cluster":     true,
+	"file cut":                                true,
+}
+
+// content returns what a reader gets of an image, nil if it gets nothing.
+func content(tb testing.TB, r io.ReaderAt) []byte {
+	tb.Helper()
+	im, err := qcow2.Open(r, &qcow2.Options{
+		Repair:   true,
+		OpenData: func(name string, _ bool) (qcow2.File, error) { return os.Open(name) },
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer im.Close()
+	p := make([]byte, im.Size())
+	for off := 0; off < len(p); off += 512 {
+		im.ReadAt(p[off:off+512], int64(off)) // what cannot be read stays zeros
+	}
+	return p
+}
+
+func TestRepair(t *testing.T) {
+	for _, d := range damages {
+		t.Run(d.name, func(t *testing.T) {
+			damaged := d.make(t)
+			f := memfile.FromBytes(damaged)
+			r, err := qcow2.Repair(t.Context(), f, qcow2.RepairAll, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Clean() == unrepairable[d.name] {
+				t.Errorf("%d corruptions, %d leaks, %d errors are left: %v", r.Corruptions, r.Leaks, r.CheckErrors, r.Findings)
+			}
+			b := f.Bytes()
+			again, err := qcow2.Check(t.Context(), bytes.NewReader(b), nil)
+			if err != nil || counts(again) != counts(r) {
+				t.Errorf("Repair says %+v, Check %+v, %v", counts(r), counts(again), err)
+			}
+			if !bytes.Equal(content(t, bytes.NewReader(b)), content(t, bytes.NewReader(damaged))) {
+				t.Error("the content of the disk changed")
+			}
+			if b[7] == 3 && b[79]&3 != 0 && r.Clean() {
+				t.Errorf("marks %#x are left", b[79])
+			}
+			f2 := memfile.FromBytes(b)
+			f2.Fault = func(op memfile.Op) error {
+				if op.Kind == memfile.Write {
+					t.Error("repairing again writes")
+				}
+				return nil
+			}
+			if r.Clean() {
+				if _, err := qcow2.Repair(t.Context(), f2, qcow2.RepairAll, nil); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+func TestRepairLeaksOnly(t *testing.T) {
+	for _, d := range damages {
+		damaged := d.make(t)
+		f := memfile.FromBytes(damaged)
+		before, err := qcow2.Check(t.Context(), f, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := qcow2.Repair(t.Context(), f, qcow2.RepairLeaks, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", d.name, err)
+		}
+		b := f.Bytes()
+		if !bytes.Equal(content(t, bytes.NewReader(b)), content(t, bytes.NewReader(damaged))) {
+			t.Errorf("%s: the content of the disk changed", d.name)
+		}
+		if r.Corruptions > before.Corruptions || r.Leaks > before.Leaks {
+			t.Errorf("%s: before %+v, after %+v", d.name, counts(before), counts(r))
+		}
+		if before.Corruptions == 0 && !r.Clean() {
+			t.Errorf("%s: left is %v", d.name, r.Findings)
+		}
+		if r.LeaksFixed != before.Leaks-r.Leaks || r.CorruptionsFixed != before.Corruptions-r.Corruptions {
+			t.Errorf("%s: fixed %d and %d; before %+v, after %+v", d.name, r.LeaksFixed, r.CorruptionsFixed, counts(before), counts(r))
+		}
+	}
+}
+
+func FuzzRepair(f *testing.F) {
+	for _, d := range damages {
+		if b := d.make(f); len(b) < 64<<10 {
+			f.Add(b, true)
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte, all bool) {
+		mode := qcow2.RepairLeaks
+		if all {
+			mode = qcow2.RepairAll
+		}
+		file := memfile.FromBytes(b)
+		r, err := qcow2.Repair(t.Context(), file, mode, nil)
+		if err != nil || r.Corruptions > 0 {
+			return
+		}
+		if again, err := qcow2.Check(t.Context(), file, nil); err != nil || counts(again) != counts(r) {
+			t.Errorf("Repair says %+v, Check %+v, %v", counts(r), counts(again), err)
+		}
+	})
+}
