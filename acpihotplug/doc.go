@@ -47,6 +47,9 @@
 //	acpi-index                            yes              no      no
 //	GPE block of 4 (i440fx), 16 (q35)     yes              FADT    yes
 //
+// The SSDT was run by Linux 6.1 in a real QEMU, in place of QEMU's own, on a
+// root bus and behind a bridge: linux_test.go does it again.
+//
 // # Concurrency
 //
 // A Device and a Guest are not safe for concurrent use; serialise access as

@@ -113,6 +113,9 @@ func FuzzSSDT(f *testing.F) {
 		if flags&8 != 0 {
 			s.OEMID, s.OEMTableID = path, path
 		}
+		if flags&16 != 0 {
+			s.Declared = ^slots
+		}
 		s.Bridges = bridgesOf(&bridges, 40)
 		b, err := s.MarshalBinary()
 		if err != nil {

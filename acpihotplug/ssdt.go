@@ -28,9 +28,11 @@ type SSDT struct {
 	Path string
 
 	// Slots has one bit per slot of the host bridge's bus to describe; 0 means
-	// 1 to 31. Leave out those whose device the DSDT declares. Slots with a
-	// bit in Fixed get no _EJ0 method: they cannot be ejected.
-	Slots, Fixed uint32
+	// 1 to 31. Those with a bit in Fixed get no _EJ0 method: they cannot be
+	// ejected. Those with a bit in Declared have a device in the DSDT by the
+	// name that the table would give it, and get methods only; leave out
+	// those whose device has another name.
+	Slots, Fixed, Declared uint32
 
 	// Bridges are bridges on the host bridge's bus with slots of their own;
 	// mode ClearOnRead only.
@@ -58,8 +60,9 @@ type Bridge struct {
 	Slot    int      // of the bridge
 	Select  uint32   // the bus's number in RegSelect, 1 to 255, unique in the table
 	Slots   uint32   // slots of that bus to describe, one bit each; 0 means 0 to 31
-	Fixed   uint32   // of them, those that cannot be ejected
 	Bridges []Bridge // in slots of that bus
+
+	Fixed, Declared uint32 // of Slots, as in SSDT
 }
 
 const (
@@ -85,9 +88,9 @@ func (s *SSDT) AppendBinary(b []byte) ([]byte, error) {
 	if err != nil {
 		return b, err
 	}
-	root := tableBus{slots: t.Slots, fixed: t.Fixed, bridges: t.Bridges}
+	root := Bridge{Slots: t.Slots, Fixed: t.Fixed, Declared: t.Declared, Bridges: t.Bridges}
 	body := term(
-		scope(t.Path, t.registers(), t.methods(), t.bus(root)),
+		scope(t.Path, t.registers(), t.methods(), t.behind(root)),
 		scope(`\_GPE`, method("_E01", 0, t.locked(call(t.Path+".PCNT")))),
 	)
 	return append(b, t.table(body)...), nil
@@ -272,51 +275,52 @@ func (s *SSDT) at(sel uint32, slot int) []byte {
 	return term(num(uint64(sel)), num(uint64(slot)))
 }
 
-// tableBus is a bus as the table describes it.
-type tableBus struct {
-	sel          uint32
-	slots, fixed uint32
-	bridges      []Bridge
-}
-
-// bus declares the slots of a bus, the method DVNT (slots, event) that
-// notifies those slots, and PCNT that does so for what the registers show of
-// this bus and of those behind it.
-func (s *SSDT) bus(b tableBus) []byte {
+// behind declares the slots of the bus behind a bridge, the method DVNT
+// (slots, event) that notifies those slots, and PCNT that does so for what the
+// registers show of this bus and of those behind it.
+func (s *SSDT) behind(b Bridge) []byte {
 	bridges := map[int]Bridge{}
-	for _, br := range b.bridges {
+	for _, br := range b.Bridges {
 		bridges[br.Slot] = br
-		b.slots |= 1 << br.Slot
+		b.Slots |= 1 << br.Slot
 	}
 	var devices, notifies []byte
 	count := term(
-		s.selectBus(num(uint64(b.sel))),
+		s.selectBus(num(uint64(b.Select))),
 		call("DVNT", name("PCIU"), num(notifyDeviceCheck)),
 		call("DVNT", name("PCID"), num(notifyEjectRequest)),
 	)
-	for slots := b.slots; slots != 0; slots &= slots - 1 {
+	for slots := b.Slots; slots != 0; slots &= slots - 1 {
 		n := bits.TrailingZeros32(slots)
 		seg := fmt.Sprintf("S%02X", n*8)
-		content := s.slot(b.sel, n, b.fixed&(1<<n) != 0)
+		content := s.slot(b, n)
 		if br, ok := bridges[n]; ok {
-			behind := tableBus{br.Select, br.Slots, br.Fixed, br.Bridges}
-			if behind.slots == 0 {
-				behind.slots = ^uint32(0)
+			if br.Slots == 0 {
+				br.Slots = ^uint32(0)
 			}
-			content = term(content, s.bus(behind))
+			content = term(content, s.behind(br))
 			count = term(count, call("^"+seg+".PCNT"))
 		}
-		devices = term(devices, device(seg, content))
+		if b.Declared&(1<<n) != 0 {
+			devices = term(devices, scope(seg, content))
+		} else {
+			devices = term(devices, device(seg, address(n), content))
+		}
 		notifies = term(notifies, ifTrue(and(arg(0), num(1<<n)), notify(seg, arg(1))))
 	}
 	return term(devices, method("DVNT", 2, notifies), method("PCNT", 0, count))
 }
 
-// slot declares what is inside a slot's device.
-func (s *SSDT) slot(sel uint32, n int, fixed bool) []byte {
-	b := term(named("_ADR", num(uint64(n)<<16)), named("_SUN", num(uint64(n))))
+// address declares where a slot's device is.
+func address(n int) []byte {
+	return term(named("_ADR", num(uint64(n)<<16)), named("_SUN", num(uint64(n))))
+}
+
+// slot declares the methods of a slot's device.
+func (s *SSDT) slot(b Bridge, n int) []byte {
+	var t []byte
 	if s.Status {
-		b = term(b,
+		t = term(t,
 			region("PCFG", spacePCI, 0, 4, accWord, bitField("VNDR", 16)),
 			method("_STA", 0,
 				ifTrue(equal(name("VNDR"), num(0xffff)), ret(num(0))),
@@ -325,10 +329,10 @@ func (s *SSDT) slot(sel uint32, n int, fixed bool) []byte {
 		)
 	}
 	if s.Removable {
-		b = term(b, method("_RMV", 0, ret(call("PCRV", s.at(sel, n)))))
+		t = term(t, method("_RMV", 0, ret(call("PCRV", s.at(b.Select, n)))))
 	}
-	if !fixed {
-		b = term(b, method("_EJ0", 1, call("PCEJ", s.at(sel, n))))
+	if b.Fixed&(1<<n) == 0 {
+		t = term(t, method("_EJ0", 1, call("PCEJ", s.at(b.Select, n))))
 	}
-	return b
+	return t
 }

@@ -26,7 +26,11 @@ var tables = map[string]acpihotplug.SSDT{
 	"modern":  {Mode: acpihotplug.ClearOnRead, Slots: 1<<3 | 1<<5 | 1<<31, Status: true, Reserve: true},
 	"q35":     {Mode: acpihotplug.ClearOnRead, Base: acpihotplug.BaseQ35, Slots: 1 << 1, OEMID: "A", OEMTableID: "B", OEMRevision: 7},
 	"path":    {Path: `\_SB.PCI0.BR0`, Slots: 1 << 4, Removable: true},
-	"root":    {Path: `\PCI1`, Slots: 1 << 4},
+	"declared": {
+		Mode: acpihotplug.ClearOnRead, Slots: 1<<3 | 1<<4, Declared: 1 << 4, Removable: true,
+		Bridges: []acpihotplug.Bridge{{Slot: 4, Select: 1, Slots: 1 << 1, Declared: 1 << 1}},
+	},
+	"root": {Path: `\PCI1`, Slots: 1 << 4},
 	"bridges": {
 		Mode: acpihotplug.ClearOnRead, Slots: 1<<1 | 1<<5, Fixed: 1<<3 | 1<<4,
 		Removable: true, Status: true, Reserve: true,
