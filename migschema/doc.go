@@ -1,0 +1,57 @@
+// Package migschema reads and writes QEMU migration streams as ASN.1 BER,
+// after docs/specs/migration.schema as proposed for QEMU in 2014.
+//
+// # The stream
+//
+//	QemuFile                         7f cd c5 51, "Q" last and bits off
+//	├ version 3
+//	└ top: sections
+//	    SecFull                      a device, or the start of RAM
+//	    ├ name, section id, instance, version
+//	    ├ contents: a RAM block list, typed state, or an opaque blob
+//	    └ end mark
+//	    SecMin                       more of a section: pages of RAM
+//	    ├ section id
+//	    ├ RAM blocks: name, pages (zero, full, XBZRLE, hook)
+//	    └ end mark
+//
+// A [Decoder] reads it event by event, down to one page, from any io.Reader,
+// and a [Scanner] element by element, with offsets and tags. An [Encoder]
+// writes it part by part. [Unmarshal] and [Marshal] do the same for values as
+// a whole, [ParseJSON] and [AppendJSON] for their JSON form.
+//
+// # What is read, what is written
+//
+//	                              read   written
+//	definite lengths              yes    DER; what is known when it begins
+//	indefinite lengths            yes    Streamed: file, sections, blocks; CER: all
+//	strings in segments           yes    CER, and blobs of unknown size
+//	INTEGERs of any size          yes    yes
+//	DER                           can be demanded   yes
+//	CER                           yes    yes
+//	version other than 3          option option
+//	pages of another size         option option
+//	names over 255 characters     option no
+//	unknown elements              option no
+//
+// By default what is read must obey X.690 and the schema to the letter; each
+// breach that can be borne has a switch of its own in [Lenient].
+//
+// # Concurrency
+//
+// Decoders and encoders are not safe for concurrent use. Functions are.
+//
+// # Security
+//
+// No input makes this package panic, loop, or take memory on the word of a
+// length. A stream of 1 MiB costs at most 64 MiB and a second. Decoders of
+// streams keep one window of 256 KiB, one string that comes in segments
+// ([DecoderOptions.MaxString]), and the list of blocks; under validation, also
+// the section ids and about a bit a page. Whole values cost memory in
+// proportion to the input.
+//
+// # Limits
+//
+// [DecoderOptions] has them: depth 128, strings 1 MiB, INTEGERs 64 KiB, 65536
+// blocks of RAM.
+package migschema
