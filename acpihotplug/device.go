@@ -57,7 +57,8 @@ type Device struct {
 	// none. nil means that no device has one.
 	AcpiIndex func(bus, slot int) uint32
 
-	// Trace is told everything that happens, each after it happened.
+	// Trace is told of accesses and calls, and of what follows from each, in
+	// that order.
 	Trace func(Event)
 }
 

@@ -31,12 +31,12 @@
 //
 // * machine types up to pc-i440fx-1.7, and acpi-pci-hotplug-with-bridge-support=off.
 //
-// What holds for all of them, measured on QEMU 5.2, 7.2 and 10.0: registers
-// are accessed as aligned 32-bit words only, anything else in the block reads
-// 0 and writes nothing, also no side effect; to eject needs no request; eject
-// ends what is pending for its slot, also for an empty or fixed one, and does
-// not touch the GPE block; a Reset ejects what is asked for and keeps RegUp
-// and RegSelect.
+// What holds for all of them was measured on QEMU 5.2, 7.2 and 10.0, of which
+// none is of generation Level any more: registers are accessed as aligned
+// 32-bit words only, anything else in the block reads 0, writes nothing and
+// has no side effect; to eject needs no request; eject ends what is pending
+// for its slot, also for an empty or fixed one, and does not touch the GPE
+// block; a Reset ejects what is asked for and keeps RegUp and RegSelect.
 //
 // # Capabilities
 //
@@ -58,7 +58,7 @@
 // # Security
 //
 // Any access is answered: none panics, fails, allocates or takes time that
-// grows with what the guest does. A guest can only have ejected what the VMM
-// plugged in and did not fix. Snapshots may come from anywhere: every value of
+// grows with what the guest does. A guest can eject only what the VMM placed
+// in a slot and did not fix there. Snapshots may come from anywhere: every value of
 // [State] is safe.
 package acpihotplug

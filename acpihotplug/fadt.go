@@ -20,14 +20,6 @@ func (s Ports) GPE0() GPE0 {
 	return GPE0{Block: uint32(gpeBase), Length: uint8(2 * s.Device.gpeHalf()), SCI: SCI}
 }
 
-// SSDT returns the description of the table for a Device at these ports: its
-// mode, and bus 0 with the slots that are not fixed.
-func (s Ports) SSDT() SSDT {
-	base, _ := s.bases()
-	fixed := s.Device.Bus[0].Fixed
-	return SSDT{Mode: s.Device.Mode, Base: base, Slots: defaultSlots &^ fixed, Fixed: fixed}
-}
-
 // Offsets of the fields in the FADT.
 const (
 	fadtSCI     = 46  // SCI_INT, 2 bytes

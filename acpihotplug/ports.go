@@ -57,3 +57,11 @@ func (s Ports) find(port uint16) (off uint64, gpe, ok bool) {
 	off = uint64(port) - uint64(gpeBase)
 	return off, true, port >= gpeBase && off < 2*s.Device.gpeHalf()
 }
+
+// SSDT returns the description of the table for a Device at these ports: its
+// mode, and bus 0 with the slots that are not fixed.
+func (s Ports) SSDT() SSDT {
+	base, _ := s.bases()
+	fixed := s.Device.Bus[0].Fixed
+	return SSDT{Mode: s.Device.Mode, Base: base, Slots: defaultSlots &^ fixed, Fixed: fixed}
+}

@@ -98,7 +98,7 @@ func (p *player) coldPlug(args []string) {
 		}
 		var id string
 		var slot, fn int
-		for _, f := range strings.Split(arg, ",") {
+		for f := range strings.SplitSeq(arg, ",") {
 			fmt.Sscanf(f, "addr=%x.%d", &slot, &fn)
 			if v, ok := strings.CutPrefix(f, "id="); ok {
 				id = v

@@ -123,7 +123,7 @@ func (s *SSDT) withDefaults() (*SSDT, error) {
 		return nil, fmt.Errorf("acpihotplug: %v is not a mode", t.Mode)
 	case int(t.Base)+t.regionSize() > 1<<16:
 		return nil, fmt.Errorf("acpihotplug: base 0x%x: the registers do not fit below port 0x10000", t.Base)
-	case !validPath(t.Path) || len(t.Path) == 1:
+	case !validPath(t.Path):
 		return nil, fmt.Errorf("acpihotplug: path %q: not an absolute ACPI name", t.Path)
 	case len(t.OEMID) > 6 || len(t.OEMTableID) > 8:
 		return nil, fmt.Errorf("acpihotplug: OEM ids %q and %q: at most 6 and 8 bytes", t.OEMID, t.OEMTableID)

@@ -3,6 +3,7 @@ package acpihotplug_test
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -142,9 +143,7 @@ func disassemble(t *testing.T, iasl, aml string) string {
 func TestIASL(t *testing.T) {
 	iasl := difftest.Tool(t, "iasl", "")
 	all := map[string]acpihotplug.SSDT{"most": most()}
-	for name, s := range tables {
-		all[name] = s
-	}
+	maps.Copy(all, tables)
 	for name, s := range all {
 		t.Run(name, func(t *testing.T) {
 			dir := workDir(t, iasl, table(t, s))

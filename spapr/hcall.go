@@ -35,7 +35,7 @@ type Regs struct {
 type Hypercall func(m *Machine, r *Regs) Status
 
 // Strict makes a [Machine] follow the text where QEMU does not. Zero is
-// QEMU's behaviour, the same in 5.2, 7.2 and 10.0.
+// QEMU's behaviour, in all of these the same in 5.2, 7.2 and 10.0.
 type Strict uint8
 
 const (

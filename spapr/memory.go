@@ -23,8 +23,8 @@ type Slicer interface {
 	Slice(addr, n uint64) []byte
 }
 
-// RAM is memory at one address, held in Data. It implements [Memory] and
-// [Slicer].
+// RAM is memory at one address, held in Data, that ends at the end of the
+// address space at the latest. It implements [Memory] and [Slicer].
 type RAM struct {
 	Base uint64 // address of Data[0]
 	Data []byte
