@@ -262,6 +262,10 @@ func (m *Machine) contains(addr, n uint64) bool {
 // loadWhole and storeWhole access one value: as in QEMU, it is outside if any
 // byte of it is.
 func (m *Machine) loadWhole(addr uint64, p []byte) {
+	if mem := m.slice(addr, uint64(len(p))); mem != nil {
+		copy(p, mem)
+		return
+	}
 	if m.contains(addr, uint64(len(p))) {
 		m.Memory.Load(addr, p)
 		return
@@ -270,6 +274,10 @@ func (m *Machine) loadWhole(addr uint64, p []byte) {
 }
 
 func (m *Machine) storeWhole(addr uint64, p []byte) {
+	if mem := m.slice(addr, uint64(len(p))); mem != nil {
+		copy(mem, p)
+		return
+	}
 	if m.contains(addr, uint64(len(p))) {
 		m.Memory.Store(addr, p)
 	}
