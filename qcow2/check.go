@@ -265,7 +265,7 @@ func (c *checker) inFile(off uint64, n int64, weight uint64, s Structure, at int
 	}
 	if off > 1<<62 || int64(off)+n-c.size >= c.clusterSize() {
 		c.report(FindingBeyondEnd, s, at, off, weight)
-		if near := c.size + 64<<(c.refBlockBits()+c.clusterBits); off < uint64(near) && n < near {
+		if near := c.size + min(int64(64)<<(c.refBlockBits()+c.clusterBits), 1<<30); off < uint64(near) && n < near {
 			c.dangling = max(c.dangling, int64(off)+n)
 		}
 		return false

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtfmt/virtfmt/internal/memfile"
 	"github.com/virtfmt/virtfmt/qcow2"
 )
 
@@ -331,4 +332,17 @@ func (f *flat) ReadAt(p []byte, off int64) (int, error) {
 	n := copy(p, b[min(int(off&0xffff), len(b)):])
 	clear(p[n:])
 	return len(p), nil
+}
+
+func TestHostileImagesRepaired(t *testing.T) {
+	for name, make := range hostileImages {
+		f := memfile.FromBytes(make())
+		start := time.Now()
+		_, err := qcow2.Repair(t.Context(), f, qcow2.RepairAll, nil)
+		took := time.Since(start)
+		t.Log(name, took, f.Size())
+		if err != nil || took > 20*time.Second || f.Size() > 2<<30 {
+			t.Errorf("%s: it took %v, %v; the file has %d bytes now", name, took, err, f.Size())
+		}
+	}
 }

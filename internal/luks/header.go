@@ -31,9 +31,9 @@ const (
 	slotActive  = 0x00ac71f3
 	slotFree    = 0x0000dead
 
-	// stripes is what every program writes, and the only number that qemu
-	// and cryptsetup accept.
-	stripes = 4000
+	// Stripes is how many pieces a key is split into: what every program
+	// writes, and the only number that qemu and cryptsetup accept.
+	Stripes = 4000
 
 	// areaAlign is what key material is aligned to, in bytes from the start
 	// of the header.
@@ -156,8 +156,8 @@ func (s *Slot) decode(c *cursor.Cursor) error {
 	s.Iterations = c.Uint32()
 	copy(s.Salt[:], c.Bytes(saltSize))
 	s.Offset = int64(c.Uint32()) * SectorSize
-	if n := c.Uint32(); n != stripes {
-		return &Error{at + 44, "key slot stripes", fmt.Errorf("%d instead of %d", n, stripes)}
+	if n := c.Uint32(); n != Stripes {
+		return &Error{at + 44, "key slot stripes", fmt.Errorf("%d instead of %d", n, Stripes)}
 	}
 	return nil
 }
@@ -203,10 +203,20 @@ func (h *Header) validate(size int64) error {
 	return nil
 }
 
+// ActiveSlots returns how many slots are in use.
+func (h *Header) ActiveSlots() (n int) {
+	for i := range h.Slot {
+		if h.Slot[i].Active {
+			n++
+		}
+	}
+	return n
+}
+
 // areaSize returns the length in bytes of one slot's key material on disk:
 // the split key, padded to whole sectors.
 func (h *Header) areaSize() int64 {
-	return align.Up(int64(h.KeyBytes)*stripes, SectorSize)
+	return align.Up(int64(h.KeyBytes)*Stripes, SectorSize)
 }
 
 // layOut places the key material of all slots and the payload behind the
@@ -248,7 +258,7 @@ func (s *Slot) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, s.Iterations)
 	b = append(b, s.Salt[:]...)
 	b = binary.BigEndian.AppendUint32(b, uint32(s.Offset/SectorSize))
-	return binary.BigEndian.AppendUint32(b, stripes)
+	return binary.BigEndian.AppendUint32(b, Stripes)
 }
 
 // appendText appends s and zeros up to n bytes in all.

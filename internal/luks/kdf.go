@@ -1,13 +1,17 @@
 package luks
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/subtle"
 	"encoding/binary"
 	"fmt"
 	"hash"
+	"sync"
 	"time"
+
+	"github.com/virtfmt/virtfmt/internal/align"
 )
 
 // DefaultMaxIterations bounds the iterations of one key derivation that a
@@ -19,48 +23,60 @@ const DefaultMaxIterations = 1 << 26
 const pollEvery = 1 << 13
 
 // pbkdf2 fills out with the key that RFC 8018 section 5.2 derives from a
-// password with HMAC over newHash. It stops when ctx ends.
+// password with HMAC over newHash. The blocks of a key that is longer than the
+// hash are derived in parallel. It stops when ctx ends.
 //
 // Preconditions: iterations >= 1.
 func pbkdf2(ctx context.Context, newHash func() hash.Hash, password, salt []byte, iterations uint32, out []byte) error {
-	mac := hmac.New(newHash, password)
-	size := mac.Size()
-	u, t := make([]byte, 0, size), make([]byte, size)
-	defer func() {
-		clear(u[:size])
-		clear(t)
-	}()
-	for block := uint32(1); len(out) > 0; block++ {
-		mac.Reset()
-		mac.Write(salt)
-		mac.Write(binary.BigEndian.AppendUint32(nil, block))
-		u = mac.Sum(u[:0])
-		copy(t, u)
-		for i := uint32(1); i < iterations; i++ {
-			if i%pollEvery == 0 && ctx.Err() != nil {
-				return fmt.Errorf("key derivation: %w", context.Cause(ctx))
-			}
-			mac.Reset()
-			mac.Write(u)
-			u = mac.Sum(u[:0])
-			subtle.XORBytes(t, t, u)
-		}
-		out = out[copy(out, t):]
+	var blocks sync.WaitGroup
+	size := newHash().Size()
+	for index := uint32(1); len(out) > 0; index++ {
+		n := min(size, len(out))
+		block := out[:n]
+		blocks.Go(func() { pbkdf2Block(ctx, hmac.New(newHash, password), salt, iterations, index, block) })
+		out = out[n:]
+	}
+	blocks.Wait()
+	if ctx.Err() != nil {
+		return fmt.Errorf("key derivation: %w", context.Cause(ctx))
 	}
 	return nil
 }
 
-// timedIterations returns how many iterations fill a key of n bytes in about
-// the given time on this machine.
+// pbkdf2Block derives one block of a key, unless ctx ends.
+func pbkdf2Block(ctx context.Context, mac hash.Hash, salt []byte, iterations, index uint32, out []byte) {
+	u := make([]byte, 0, mac.Size())
+	mac.Write(salt)
+	mac.Write(binary.BigEndian.AppendUint32(nil, index))
+	u = mac.Sum(u)
+	t := bytes.Clone(u)
+	for i := uint32(1); i < iterations; i++ {
+		if i%pollEvery == 0 && ctx.Err() != nil {
+			break
+		}
+		mac.Reset()
+		mac.Write(u)
+		u = mac.Sum(u[:0])
+		subtle.XORBytes(t, t, u)
+	}
+	copy(out, t)
+	clear(u)
+	clear(t)
+}
+
+// timedIterations returns how many iterations take about the given time on
+// one processor of this machine, as other programs count them, for a key of n
+// bytes.
 func timedIterations(ctx context.Context, newHash func() hash.Hash, n int, want time.Duration) (uint32, error) {
-	const enough = 50 * time.Millisecond
-	out := make([]byte, n)
+	const enough = 100 * time.Millisecond
+	block := make([]byte, newHash().Size())
+	blocks := align.CeilDiv(n, len(block))
 	for trial := uint32(1 << 12); ; trial *= 2 {
 		start := time.Now()
-		if err := pbkdf2(ctx, newHash, []byte("password"), []byte("salt"), trial, out); err != nil {
+		if err := pbkdf2(ctx, newHash, []byte("password"), []byte("salt"), trial, block); err != nil {
 			return 0, err
 		}
-		took := time.Since(start)
+		took := time.Since(start) * time.Duration(blocks)
 		if took >= enough || trial >= DefaultMaxIterations/2 {
 			count := float64(trial) * float64(want) / float64(max(took, 1))
 			return uint32(min(count, DefaultMaxIterations)), nil

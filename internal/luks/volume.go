@@ -173,7 +173,7 @@ func (h *Header) try(ctx context.Context, r io.ReaderAt, slot int, passphrase []
 	if err != nil {
 		return nil, err
 	}
-	key := afMerge(newHash(), material[:h.KeyBytes*stripes], h.KeyBytes)
+	key := afMerge(newHash(), material[:h.KeyBytes*Stripes], h.KeyBytes)
 	got, err := h.digest(ctx, key)
 	if err != nil || subtle.ConstantTimeCompare(got[:], h.Digest[:]) == 0 {
 		clear(key)
@@ -229,7 +229,7 @@ func (h *Header) addKey(ctx context.Context, a Area, slot int, key, passphrase [
 	if err != nil {
 		return err
 	}
-	split, err := afSplit(newHash(), o.Rand, key, stripes)
+	split, err := afSplit(newHash(), o.Rand, key, Stripes)
 	if err != nil {
 		return err
 	}
