@@ -63,7 +63,7 @@ func (x *Index) rehearse(off int64, p []byte) error {
 	y := &Index{r: overlay{x.r, off, p}, size: x.size, opt: x.opt}
 	y.opt.Report = func(f Finding) error {
 		if f.Bad && f.Code != CodeDraftB && first == nil && y.bad > x.bad {
-			first = &FormatError{Offset: f.Offset, Field: f.Field, Code: f.Code, Err: errors.New(f.Detail)}
+			first = &FormatError{Offset: f.Offset, Field: f.Field, Code: f.Code, Err: codeError(f.Code, f.Detail)}
 		}
 		return nil
 	}

@@ -218,18 +218,14 @@ func (j *judge) found(c Code, off int64, field, format string, args ...any) erro
 	if j.tell == nil && (!isBad || c == CodeDraftB) {
 		return nil
 	}
-	err := &FormatError{Offset: off, Field: field, Code: c, Err: codeError(c, fmt.Sprintf(format, args...))}
-	if j.tell == nil {
-		return err
+	detail := fmt.Sprintf(format, args...)
+	if j.tell != nil {
+		f := Finding{Offset: off, Field: field, Code: c, Detail: detail, Bad: isBad}
+		if stop := j.tell(f); stop != nil || severities[c]&fatal == 0 {
+			return stop
+		}
 	}
-	f := Finding{Offset: off, Field: field, Code: c, Detail: err.Err.Error(), Bad: isBad}
-	if stop := j.tell(f); stop != nil {
-		return stop
-	}
-	if severities[c]&fatal != 0 {
-		return err
-	}
-	return nil
+	return &FormatError{Offset: off, Field: field, Code: c, Err: codeError(c, detail)}
 }
 
 // codeError gives errors of a class that callers ask for their sentinel.

@@ -185,6 +185,20 @@ func (x *Index) Pages(i int) iter.Seq2[Page, error] {
 	}
 }
 
+// Entries reads the entries of record i, which must be PAGE_DATA, and not the
+// contents of its pages.
+func (x *Index) Entries(i int) ([]PageEntry, error) {
+	r := x.records[i]
+	if r.Type != TypePageData {
+		return nil, fmt.Errorf("libxlfmt: entries of %s: %w", r.Type.field(), ErrState)
+	}
+	b, err := readEntries(x.Body(i), r.Order(), r.Length, nil)
+	if err != nil {
+		return nil, x.bodyError(r, err)
+	}
+	return decodeEntries(r.Order(), b), nil
+}
+
 // bodyError gives an error that arose in the body of r its place. What the
 // source fails with stays what it is.
 func (x *Index) bodyError(r Record, err error) error {

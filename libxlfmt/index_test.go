@@ -82,6 +82,9 @@ func TestIndexPages(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			if _, err := x.Entries(i); !errors.Is(err, libxlfmt.ErrState) {
+				t.Fatal(err)
+			}
 			continue
 		}
 		body, err := x.Decode(i)
@@ -97,6 +100,10 @@ func TestIndexPages(t *testing.T) {
 		}
 		if n != len(want) {
 			t.Errorf("%d of %d pages", n, len(want))
+		}
+		entries, err := x.Entries(i)
+		if d := cmp.Diff(body.(libxlfmt.PageBatch).Entries, entries); d != "" || err != nil {
+			t.Errorf("entries: %v\n%s", err, d)
 		}
 	}
 }

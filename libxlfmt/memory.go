@@ -81,7 +81,7 @@ func (x *Index) Memory(o *MemoryOptions) (*Memory, error) {
 	if o != nil && o.Records > 0 {
 		records = records[:min(o.Records, len(records))]
 	}
-	c := collector{r: x.r, maxPFN: uint64(limit / pageSize)}
+	c := collector{w: newWindow(x.r, 0, x.size), maxPFN: uint64(limit / pageSize)}
 	for _, rec := range records {
 		switch rec.Type {
 		case TypeLibxcContext, TypeSectionLibxc:
@@ -106,7 +106,7 @@ func (x *Index) Memory(o *MemoryOptions) (*Memory, error) {
 
 // A collector gathers runs in the order of the stream.
 type collector struct {
-	r       io.ReaderAt
+	w       *window
 	maxPFN  uint64
 	runs    []PageRun
 	repeats bool // VERIFY was passed
@@ -114,8 +114,8 @@ type collector struct {
 }
 
 func (c *collector) batch(rec Record) error {
-	body := io.NewSectionReader(c.r, rec.BodyOffset(), rec.Length)
-	entries, err := readEntries(body, rec.Order(), rec.Length, c.buf)
+	c.w.pos = rec.BodyOffset()
+	entries, err := readEntries(c.w, rec.Order(), rec.Length, c.buf)
 	if err != nil {
 		return err
 	}

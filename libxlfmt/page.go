@@ -136,15 +136,13 @@ func decodePageBatch(o binary.ByteOrder, b []byte) (PageBatch, error) {
 	if count == 0 || count > int64(len(b))/pageEntrySize {
 		return PageBatch{}, errPageCount
 	}
-	p := PageBatch{Entries: make([]PageEntry, count)}
+	p := PageBatch{Entries: decodeEntries(o, b[:count*pageEntrySize]), Data: b[count*pageEntrySize:]}
 	var data int64
-	for i := range p.Entries {
-		p.Entries[i] = PageEntry(o.Uint64(b[i*pageEntrySize:]))
-		if p.Entries[i].Type().HasData() {
+	for _, e := range p.Entries {
+		if e.Type().HasData() {
 			data += pageSize
 		}
 	}
-	p.Data = b[count*pageEntrySize:]
 	if int64(len(p.Data)) != data {
 		return PageBatch{}, errPageSize
 	}
@@ -169,6 +167,15 @@ func readEntries(r io.Reader, o binary.ByteOrder, n int64, buf []byte) ([]byte, 
 		return nil, fmt.Errorf("%d pages in one record: %w", count, errors.ErrUnsupported)
 	}
 	return readInto(r, count*pageEntrySize, buf)
+}
+
+// decodeEntries decodes what [readEntries] read.
+func decodeEntries(o binary.ByteOrder, b []byte) []PageEntry {
+	entries := make([]PageEntry, len(b)/pageEntrySize)
+	for i := range entries {
+		entries[i] = PageEntry(o.Uint64(b[i*pageEntrySize:]))
+	}
+	return entries
 }
 
 // A pager hands out the pages of PAGE_DATA bodies; its buffers are used again

@@ -470,6 +470,20 @@ func (r *Reader) Pages() iter.Seq2[Page, error] {
 	}
 }
 
+// Entries reads the entries of the current record, which must be PAGE_DATA
+// that was not read yet. The contents of the pages follow: [Reader.Read] reads
+// them, [Reader.Next] passes them. A record of more than 2^20 pages is refused.
+func (r *Reader) Entries() ([]PageEntry, error) {
+	if !r.open || r.rec.Type != TypePageData || r.left != r.rec.Length {
+		return nil, fmt.Errorf("libxlfmt: no unread PAGE_DATA: %w", ErrState)
+	}
+	b, err := readEntries(r, r.rec.Order(), r.rec.Length, nil)
+	if err != nil {
+		return nil, bodyError(r.rec, err)
+	}
+	return decodeEntries(r.rec.Order(), b), nil
+}
+
 // bodyError gives an error that arose in a body its place, unless it has one.
 func bodyError(rec Record, err error) error {
 	var fe *FormatError

@@ -489,6 +489,39 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// TestEntries: entries first, then contents by Read, or by nobody.
+func TestEntries(t *testing.T) {
+	v := vectorNamed(t, "hvm-emu")
+	for _, read := range []bool{false, true} {
+		r, err := libxlfmt.NewReader(onlyReader{bytes.NewReader(v.data)}, nil)
+		for err == nil {
+			var rec libxlfmt.Record
+			if rec, err = r.Next(); err != nil {
+				break
+			}
+			entries, entriesErr := r.Entries()
+			if rec.Type != libxlfmt.TypePageData {
+				if !errors.Is(entriesErr, libxlfmt.ErrState) {
+					t.Errorf("entries of %v: %v", rec.Type, entriesErr)
+				}
+				continue
+			}
+			if entriesErr != nil || len(entries) == 0 {
+				t.Fatal(entriesErr)
+			}
+			if read {
+				n, copyErr := io.Copy(io.Discard, r)
+				if err = copyErr; n != rec.Length-8-8*int64(len(entries)) {
+					t.Errorf("%d bytes of contents", n)
+				}
+			}
+		}
+		if err != io.EOF {
+			t.Error(err)
+		}
+	}
+}
+
 // TestPagesAllocate: the memory for reading pages does not depend on their
 // number.
 func TestPagesAllocate(t *testing.T) {
