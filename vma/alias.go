@@ -31,3 +31,30 @@ const NoOffset = block.NoOffset
 // format. Its methods are ReadAt, Size() int64 and
 // Extents(off, n int64) iter.Seq2[Extent, error].
 type Disk = block.Disk
+
+// CopyOptions says how a disk is copied; nil and zero fields are the defaults:
+//
+//	Workers    int  // pieces at a time; default twice the processors, 4 to 16
+//	BufferSize int  // bytes of a piece, a power of two; default 256 KiB or a cluster
+//	Sparse     int  // unit in which zeros in data are left out; default 4096, negative none
+//	Zeroed     bool // the target reads as zeros, so that zeros need not be written
+//	InOrder    bool // write from the start of the target to its end
+//	KeepSize   bool // do not give the target the size of the disk
+//	Progress   func(done, total int64)                    // is told of bytes done
+//	ReadError  func(off, n int64, err error) error        // nil from it: copy zeros instead
+type CopyOptions = block.CopyOptions
+
+// CopyStats is what a copy did, in bytes of the disk:
+//
+//	Written int64 // as data, what the system copied included
+//	Shared  int64 // of that, what the system copied
+//	Zeroed  int64 // made to read as zeros
+//	Skipped int64 // not written, because the target reads as zeros there
+type CopyStats = block.CopyStats
+
+// CopyError tells where a copy failed:
+//
+//	Op     string // "map" or "read" the source; "write" or "truncate" the target
+//	Offset int64  // in bytes of the disk
+//	Err    error
+type CopyError = block.CopyError

@@ -233,6 +233,31 @@ func (d *Device) Extents(off, n int64) iter.Seq2[Extent, error] {
 	}
 }
 
+// CopyTo copies what the device holds to dst, in parallel and without its
+// zeros where dst is known to read as zeros, as [CopyOptions] say. The target
+// may be a file, which becomes a raw image, or an image of another package. A
+// failure is a [*CopyError] that wraps what failed, or the cause of ctx. To
+// copy several devices, [Archive.Extract] reads the archive but once.
+func (d *Device) CopyTo(ctx context.Context, dst io.WriterAt, o *CopyOptions) (CopyStats, error) {
+	return block.Copy(ctx, dst, d, o)
+}
+
+// ClusterSize returns 65536, the unit in which the device is stored.
+func (d *Device) ClusterSize() int64 { return ClusterSize }
+
+// HostFile returns the archive, which the HostOffset of extents refers to.
+func (d *Device) HostFile(depth int) io.ReaderAt {
+	if depth != 0 {
+		return nil
+	}
+	return d.archive.r
+}
+
+var (
+	_ block.HostFiler = (*Device)(nil)
+	_ block.Clusterer = (*Device)(nil)
+)
+
 // extent returns the longest extent that begins at off, cut to n bytes.
 //
 // Preconditions: 0 <= off and 0 < n <= Size - off.

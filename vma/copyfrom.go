@@ -5,65 +5,23 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"runtime"
 
 	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/ordered"
 	"github.com/virtfmt/virtfmt/internal/safeio"
 )
-
-// CopyOptions says how a whole device is written. nil and the zero value are
-// the defaults.
-type CopyOptions struct {
-	// Workers is how many goroutines read and look for zeros, by default
-	// GOMAXPROCS but at most 8. Each takes 4 MiB of memory. The archive does
-	// not depend on it.
-	Workers int
-	// Progress, where set, is told how many bytes of the device are done, by
-	// one goroutine at a time.
-	Progress func(done, size int64)
-}
 
 // CopyFrom writes all clusters of a device that were not written yet, in
 // ascending order, as src reads. What src knows to be zero is not read. The
 // size of src must be that of the device, or short of it by less than 512
 // bytes.
+//
+// Of the options, Workers says how many goroutines read and look for zeros, by
+// default GOMAXPROCS but at most 8, each with 4 MiB of memory; Progress and
+// ReadError are used as well. The archive does not depend on Workers.
 func (w *Writer) CopyFrom(ctx context.Context, dev uint8, src Disk, o *CopyOptions) error {
-	return w.copy(ctx, dev, src.Size(), o, func(b *extentBuffer, d *writerDevice, first, n int64) error {
-		return b.readDisk(src, d, first, n)
-	})
-}
-
-// ReadFrom is [Writer.CopyFrom] for a stream, such as the state of a machine
-// or a pipe, which must have as many bytes as the device.
-func (w *Writer) ReadFrom(ctx context.Context, dev uint8, src io.Reader, o *CopyOptions) error {
-	opt := CopyOptions{}
-	if o != nil {
-		opt = *o
-	}
-	opt.Workers = 1 // reads in order
-	return w.copy(ctx, dev, -1, &opt, func(b *extentBuffer, d *writerDevice, first, n int64) error {
-		return b.readStream(src, d, first, n)
-	})
-}
-
-const maxDefaultWorkers = 8
-
-// fillFunc reads n clusters of a device from first on into an empty buffer.
-type fillFunc func(b *extentBuffer, d *writerDevice, first, n int64) error
-
-// A batch is the clusters of one extent, on their way from a worker to the
-// archive.
-type batch struct {
-	buf      extentBuffer
-	first, n int64
-	err      error
-	ready    chan struct{} // closed by the worker
-}
-
-// copy writes a device in batches that fill reads, ahead of the writing and
-// in several goroutines, and that are written in order. size is that of the
-// source, -1 where it is not known.
-func (w *Writer) copy(ctx context.Context, dev uint8, size int64, o *CopyOptions, fill fillFunc) error {
 	var opt CopyOptions
 	if o != nil {
 		opt = *o
@@ -71,32 +29,69 @@ func (w *Writer) copy(ctx context.Context, dev uint8, size int64, o *CopyOptions
 	if opt.Workers <= 0 {
 		opt.Workers = min(runtime.GOMAXPROCS(0), maxDefaultWorkers)
 	}
+	s := diskSource{src, opt.ReadError}
+	return w.copy(ctx, dev, src.Size(), opt, s.read)
+}
+
+// ReadFrom is [Writer.CopyFrom] for a stream, such as the state of a machine
+// or a pipe, which must have as many bytes as the device. Of the options only
+// Progress is used.
+func (w *Writer) ReadFrom(ctx context.Context, dev uint8, src io.Reader, o *CopyOptions) error {
+	opt := CopyOptions{Workers: 1} // who reads in order
+	if o != nil {
+		opt.Progress = o.Progress
+	}
+	return w.copy(ctx, dev, -1, opt, streamDisk{src}.read)
+}
+
+const maxDefaultWorkers = 8
+
+// A batch is the clusters of a device that one extent holds.
+type batch struct{ first, n int64 }
+
+// batches yields the device in batches. The first has room clusters, so that
+// the others can be extents.
+func (d *writerDevice) batches(room int64) iter.Seq[batch] {
+	return func(yield func(batch) bool) {
+		for first := int64(0); first < d.Clusters(); {
+			b := batch{first, min(room, d.Clusters()-first)}
+			if !yield(b) {
+				return
+			}
+			first, room = first+room, writerSlots
+		}
+	}
+}
+
+// copy writes a device in batches that read reads, ahead of the writing and in
+// several goroutines, and that are written in order. size is that of the
+// source, -1 where it is not known.
+func (w *Writer) copy(ctx context.Context, dev uint8, size int64, o CopyOptions, read func(e *extentBuffer, d *writerDevice, b batch) error) error {
 	d, room, err := w.begin(dev, size)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	free := make(chan *batch, opt.Workers+1) // one is written while the others are read
-	for range cap(free) {
-		free <- &batch{buf: newExtentBuffer(min(d.Clusters(), writerSlots))}
+	err = ordered.Run(ctx, o.Workers, o.Workers+1, d.batches(room),
+		func(b batch, e *extentBuffer) error {
+			if e.b == nil {
+				*e = newExtentBuffer(min(d.Clusters(), writerSlots))
+			}
+			e.reset()
+			return read(e, d, b)
+		},
+		func(b batch, e *extentBuffer) error {
+			if err := w.putBatch(d, b, e); err != nil {
+				return err
+			}
+			if o.Progress != nil {
+				o.Progress(min((b.first+b.n)*ClusterSize, d.Size), d.Size)
+			}
+			return nil
+		})
+	if err != nil {
+		return w.abort(fmt.Errorf("vma: device %d: %w", dev, err))
 	}
-	for b := range schedule(ctx, d, room, opt.Workers, free, fill) {
-		<-b.ready
-		if err == nil {
-			err = w.putBatch(d, b)
-		}
-		if err != nil {
-			cancel() // and wait for the workers
-		} else if opt.Progress != nil {
-			opt.Progress(min((b.first+b.n)*ClusterSize, d.Size), d.Size)
-		}
-		free <- b
-	}
-	if err == nil && ctx.Err() != nil {
-		err = w.abort(canceled(ctx))
-	}
-	return err
+	return nil
 }
 
 // begin returns the device, and how many clusters fit into the pending extent.
@@ -115,68 +110,31 @@ func (w *Writer) begin(dev uint8, size int64) (d *writerDevice, room int64, err 
 	return d, room, nil
 }
 
-// abort makes err the error of the Writer.
+// abort makes err the error of the Writer, which may have one.
 func (w *Writer) abort(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.fail(err)
 }
 
-// schedule starts the workers and returns a channel of their batches in order
-// of the device, ready or not. The first has room clusters, so that the others
-// can be extents. Who takes a batch puts it back into free. When ctx ends no
-// more batches come.
-func schedule(ctx context.Context, d *writerDevice, room int64, workers int, free chan *batch, fill fillFunc) <-chan *batch {
-	jobs, order := make(chan *batch, cap(free)), make(chan *batch, cap(free))
-	for range workers {
-		go func() {
-			for b := range jobs {
-				b.buf.reset()
-				if b.err = canceled(ctx); b.err == nil {
-					b.err = fill(&b.buf, d, b.first, b.n)
-				}
-				close(b.ready)
-			}
-		}()
-	}
-	go func() {
-		defer close(order)
-		defer close(jobs)
-		for first := int64(0); first < d.Clusters(); first, room = first+room, writerSlots {
-			select {
-			case <-ctx.Done():
-				return
-			case b := <-free:
-				b.first, b.n, b.ready = first, min(room, d.Clusters()-first), make(chan struct{})
-				jobs <- b
-				order <- b
-			}
-		}
-	}()
-	return order
-}
-
 // putBatch writes the clusters of a batch that were not written yet.
-func (w *Writer) putBatch(d *writerDevice, b *batch) error {
+func (w *Writer) putBatch(d *writerDevice, b batch, e *extentBuffer) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.err != nil || w.closed {
 		return cmp.Or(w.err, errClosed)
-	}
-	if b.err != nil {
-		return w.fail(b.err)
 	}
 	if w.pending.slots == writerSlots {
 		if err := w.flush(&w.pending); err != nil {
 			return err
 		}
 	}
-	if w.pending.slots == 0 && b.n == writerSlots && d.addAll(b.first, b.n) {
-		return w.flush(&b.buf)
+	if w.pending.slots == 0 && b.n == writerSlots && d.addAll(b) {
+		return w.flush(e)
 	}
-	data := b.buf.b[holdBack+extentHeader:]
+	data := e.b[holdBack+extentHeader:]
 	for i := range int(b.n) {
-		s := b.buf.header().slot(i)
+		s := e.header().slot(i)
 		stored := data[:s.blocks()*BlockSize]
 		data = data[len(stored):]
 		if d.seen.has(s.cluster()) {
@@ -190,17 +148,17 @@ func (w *Writer) putBatch(d *writerDevice, b *batch) error {
 }
 
 // addAll marks clusters as written, all of them or, where one was, none.
-func (d *writerDevice) addAll(first, n int64) bool {
-	for i := range n {
-		if d.seen.has(uint32(first + i)) {
+func (d *writerDevice) addAll(b batch) bool {
+	for i := range b.n {
+		if d.seen.has(uint32(b.first + i)) {
 			return false
 		}
 	}
-	for i := range n {
-		d.seen.add(uint32(first + i))
+	for i := range b.n {
+		d.seen.add(uint32(b.first + i))
 	}
-	d.count += n
-	d.next = first + n
+	d.count += b.n
+	d.next = b.first + b.n
 	return true
 }
 
@@ -208,28 +166,44 @@ func (d *writerDevice) addAll(first, n int64) bool {
 // to stay in a cache.
 const pieceSize = 4 * ClusterSize
 
-// readDisk reads clusters of a disk.
-func (e *extentBuffer) readDisk(src Disk, d *writerDevice, first, n int64) error {
-	for num, last := first, first+n; num < last; num += pieceSize / ClusterSize {
-		off := num * ClusterSize
-		end := min(off+pieceSize, last*ClusterSize, d.Size)
-		p := e.piece(int(end - off))
-		have := min(max(src.Size()-off, 0), end-off)
-		clear(p[have:]) // what rounds the size up
-		stored, err := readExtents(src, p[:have], off)
-		if err != nil {
-			return fmt.Errorf("vma: source of device %d: %w", d.ID, err)
+// pieces yields the ranges of the device, as offset and length, in which a
+// batch is read.
+func (b batch) pieces(d *writerDevice) iter.Seq2[int64, int64] {
+	return func(yield func(int64, int64) bool) {
+		end := min((b.first+b.n)*ClusterSize, d.Size)
+		for off := b.first * ClusterSize; off < end; off += pieceSize {
+			if !yield(off, min(pieceSize, end-off)) {
+				return
+			}
 		}
-		e.addPiece(d, num, p, stored)
+	}
+}
+
+// A diskSource reads clusters of a disk.
+type diskSource struct {
+	src       Disk
+	readError func(off, n int64, err error) error
+}
+
+func (s diskSource) read(e *extentBuffer, d *writerDevice, b batch) error {
+	for off, n := range b.pieces(d) {
+		p := e.piece(int(n))
+		have := min(max(s.src.Size()-off, 0), n)
+		clear(p[have:]) // what rounds the size up
+		stored, err := s.readExtents(p[:have], off)
+		if err != nil {
+			return err
+		}
+		e.addPiece(d, off/ClusterSize, p, stored)
 	}
 	return nil
 }
 
-// readExtents fills p from off of src, and reads only what is not known to be
-// zero. It reports whether there was such.
-func readExtents(src Disk, p []byte, off int64) (stored bool, err error) {
+// readExtents fills p from off, and reads only what is not known to be zero.
+// It reports whether there was such.
+func (s diskSource) readExtents(p []byte, off int64) (stored bool, err error) {
 	next, end := off, off+int64(len(p))
-	for x, err := range src.Extents(off, int64(len(p))) {
+	for x, err := range s.src.Extents(off, int64(len(p))) {
 		if err != nil {
 			return false, err
 		}
@@ -243,8 +217,14 @@ func readExtents(src Disk, p []byte, off int64) (stored bool, err error) {
 			continue
 		}
 		stored = true
-		if err := safeio.ReadFull(src, q, x.Start); err != nil {
-			return false, fmt.Errorf("read at %#x: %w", x.Start, err)
+		if err := safeio.ReadFull(s.src, q, x.Start); err != nil {
+			if s.readError != nil {
+				err = s.readError(x.Start, x.Length, err)
+				clear(q)
+			}
+			if err != nil {
+				return false, fmt.Errorf("read at %#x: %w", x.Start, err)
+			}
 		}
 	}
 	if next != end {
@@ -253,18 +233,19 @@ func readExtents(src Disk, p []byte, off int64) (stored bool, err error) {
 	return stored, nil
 }
 
-// readStream reads clusters of a stream.
-func (e *extentBuffer) readStream(src io.Reader, d *writerDevice, first, n int64) error {
-	for num, last := first, first+n; num < last; num += pieceSize / ClusterSize {
-		off := num * ClusterSize
-		p := e.piece(int(min(pieceSize, last*ClusterSize-off, d.Size-off)))
-		if _, err := io.ReadFull(src, p); err != nil {
+// A streamDisk reads clusters of a stream, in order.
+type streamDisk struct{ src io.Reader }
+
+func (s streamDisk) read(e *extentBuffer, d *writerDevice, b batch) error {
+	for off, n := range b.pieces(d) {
+		p := e.piece(int(n))
+		if _, err := io.ReadFull(s.src, p); err != nil {
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
-			return fmt.Errorf("vma: source of device %d at %#x: %w", d.ID, off, err)
+			return fmt.Errorf("read at %#x: %w", off, err)
 		}
-		e.addPiece(d, num, p, true)
+		e.addPiece(d, off/ClusterSize, p, true)
 	}
 	return nil
 }

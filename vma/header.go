@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/block"
 )
 
 // Sizes of the format.
@@ -57,11 +58,11 @@ type DeviceInfo struct {
 func (d DeviceInfo) Clusters() int64 { return align.CeilDiv(d.Size, ClusterSize) }
 
 // Time returns CTime as a time.
-func (h *Header) Time() time.Time { return time.Unix(h.CTime, 0) }
+func (h Header) Time() time.Time { return time.Unix(h.CTime, 0) }
 
 // VMState returns the device that holds the state of the machine: the last
 // one of the name [VMStateName].
-func (h *Header) VMState() (d DeviceInfo, ok bool) {
+func (h Header) VMState() (d DeviceInfo, ok bool) {
 	for _, d := range slices.Backward(h.Devices) {
 		if d.Name == VMStateName {
 			return d, true
@@ -71,7 +72,7 @@ func (h *Header) VMState() (d DeviceInfo, ok bool) {
 }
 
 // Config returns the data of the configuration file of that name.
-func (h *Header) Config(name string) (data []byte, ok bool) {
+func (h Header) Config(name string) (data []byte, ok bool) {
 	for _, c := range h.Configs {
 		if c.Name == name {
 			return c.Data, true
@@ -262,7 +263,7 @@ func badName(name string, seen map[string]bool) string {
 
 // firstNonZero returns the index of the first byte that is not zero, or -1.
 func firstNonZero(b []byte) int {
-	if isZero(b) {
+	if block.IsZero(b) {
 		return -1
 	}
 	return slices.IndexFunc(b, func(c byte) bool { return c != 0 })
@@ -288,7 +289,7 @@ func (h *Header) UnmarshalBinary(b []byte) error {
 // first slots, the blob buffer follows the fixed part and is padded to 512
 // bytes. Size, BlobOffset and BlobSize of h are not used. An error names what
 // the format cannot hold.
-func (h *Header) AppendBinary(b []byte) ([]byte, error) {
+func (h Header) AppendBinary(b []byte) ([]byte, error) {
 	if err := h.valid(); err != nil {
 		return b, err
 	}

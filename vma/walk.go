@@ -183,8 +183,7 @@ func (w *walker) note(code Code, off, count int64, detail string) {
 // find judges the next extent, after a search for it where there is damage. It
 // returns nil at the end of the archive.
 func (w *walker) find() (*extent, error) {
-	w.src.skip(w.extent.length)
-	w.extent.length = 0
+	w.release()
 	for {
 		if w.ctx != nil && w.ctx.Err() != nil {
 			return nil, canceled(w.ctx)
@@ -209,6 +208,12 @@ func (w *walker) find() (*extent, error) {
 			return e, err
 		}
 	}
+}
+
+// release consumes the last extent that next returned.
+func (w *walker) release() {
+	w.src.skip(w.extent.length)
+	w.extent.length = 0
 }
 
 // load loads the header of the extent at the offset of the source into

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/virtfmt/virtfmt/internal/block"
 )
 
 // WriterOptions says how an archive is written. nil and the zero value are the
@@ -18,6 +20,8 @@ type WriterOptions struct {
 	// FillMissing makes [Writer.Close] write the clusters that were not
 	// written as zeros, rather than fail.
 	FillMissing bool
+	// Verbatim keeps a UUID and a CTime that are zero.
+	Verbatim bool
 }
 
 // A Writer writes an archive from front to back. The clusters of a device may
@@ -53,6 +57,9 @@ type writerDevice struct {
 	count   int64 // clusters written
 	next    int64 // one above the last cluster written
 }
+
+// zeroCluster is what is stored of vmstate where it is zero.
+var zeroCluster [ClusterSize]byte
 
 // holdBack is how many bytes are kept until more follow: less than the
 // shortest structure, so that what is out always ends inside one.
@@ -114,7 +121,7 @@ func (e *extentBuffer) addPiece(d *writerDevice, num int64, p []byte, maybe bool
 func (d *writerDevice) mask(data []byte) (mask uint16) {
 	for i := 0; len(data) > 0; i++ {
 		n := min(BlockSize, len(data))
-		if d.vmstate || !isZero(data[:n]) {
+		if d.vmstate || !block.IsZero(data[:n]) {
 			mask |= 1 << i
 		}
 		data = data[n:]
@@ -130,8 +137,8 @@ func (e *extentBuffer) addSlot(s slot) {
 
 // NewWriter writes the header of an archive to w. Devices without an ID get
 // the lowest that are free, from 1 on, in the order given. A zero UUID becomes
-// a random one and a zero CTime the present: set both for an archive that is
-// the same every time.
+// a random one and a zero CTime the present, unless o says Verbatim: set both
+// for an archive that is the same every time.
 //
 // Names must be safe as file names and differ, sizes of devices be multiples
 // of 512; Proxmox reads nothing else. The Size, BlobOffset and BlobSize of h
@@ -163,11 +170,13 @@ func NewWriter(w io.Writer, h *Header, o *WriterOptions) (*Writer, error) {
 // complete gives the header what the caller left open.
 func (w *Writer) complete() error {
 	h := &w.header
-	if h.UUID == [16]byte{} {
+	if h.UUID == [16]byte{} && !w.opt.Verbatim {
 		rand.Read(h.UUID[:])
 		h.UUID[6], h.UUID[8] = h.UUID[6]&0x0f|0x40, h.UUID[8]&0x3f|0x80 // RFC 9562, version 4
 	}
-	h.CTime = cmp.Or(h.CTime, time.Now().Unix())
+	if h.CTime == 0 && !w.opt.Verbatim {
+		h.CTime = time.Now().Unix()
+	}
 	var taken [256]bool
 	for _, d := range h.Devices {
 		taken[d.ID] = true
