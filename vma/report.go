@@ -51,6 +51,20 @@ func (r *Report) Err() error {
 	return r.first.formatError()
 }
 
+// loss returns the first finding of content that the archive lacks.
+func (r *Report) loss() (Finding, bool) {
+	for _, code := range [...]Code{CodeMissing, CodeVMStateMissing, CodeLost} {
+		if r.counts[code] == 0 {
+			continue
+		}
+		if i := slices.IndexFunc(r.Findings, func(f Finding) bool { return f.Code == code }); i >= 0 {
+			return r.Findings[i], true
+		}
+		return Finding{Code: code}, true
+	}
+	return Finding{}, false
+}
+
 // clone returns a copy that later findings do not change.
 func (r *Report) clone() *Report {
 	c := *r
