@@ -1,7 +1,8 @@
-// Package migschema reads and writes QEMU migration streams as ASN.1 BER,
-// after docs/specs/migration.schema as proposed for QEMU in 2014.
+// Package migschema reads and writes QEMU migration streams: as ASN.1 BER,
+// after docs/specs/migration.schema as proposed for QEMU in 2014, and in the
+// classic layout that QEMU sends.
 //
-// # The stream
+// # The BER stream
 //
 //	QemuFile                         7f cd c5 51, "Q" last and bits off
 //	├ version 3
@@ -20,6 +21,21 @@
 // writes it part by part. [Unmarshal] and [Marshal] do the same for values as
 // a whole, [ParseJSON] and [AppendJSON] for their JSON form.
 //
+// # The classic stream
+//
+//	QEVM, version 3
+//	07 configuration             machine type, capabilities, page size, UUID
+//	01 start, 02 part, 03 end    a section in parts: RAM, other iterators
+//	04 full                      a device
+//	08 command
+//	00 EOF
+//	06 VMDESC                    JSON that describes the devices
+//
+// A [Reader] reads it record by record, down to one page, and a [Writer]
+// writes what a Reader gives, octet for octet the same. The state of a device
+// carries no length: where it ends is told by the VMDESC behind all of it, or
+// by footers, or is guessed ([Split]).
+//
 // # What is read, what is written
 //
 //	                              read   written
@@ -34,6 +50,18 @@
 //	names over 255 characters     option no
 //	unknown elements              option no
 //
+//	classic                       read   written
+//	RAM: zero, full, XBZRLE       yes    yes
+//	RAM: zlib, hook, flush        yes    yes
+//	block page sizes, addresses   yes    yes
+//	target page size              yes    yes
+//	devices with a VMDESC         exact  yes
+//	devices with footers only     found  yes
+//	devices with neither          guess  yes
+//	other iterators               found  yes
+//	commands                      yes    yes
+//	multifd channels, mapped RAM  no     no
+//
 // By default what is read must obey X.690 and the schema to the letter; each
 // breach that can be borne has a switch of its own in [Lenient].
 //
@@ -47,7 +75,8 @@
 // length. A stream of 1 MiB costs at most 64 MiB and a second. Decoders of
 // streams keep one window of 256 KiB, one string that comes in segments
 // ([DecoderOptions.MaxString]), and the list of blocks; under validation, also
-// the section ids and about a bit a page. Whole values cost memory in
+// the section ids and about a bit a page. A classic Reader also holds what lies
+// between the first device and the end, unless it has the VMDESC. Whole values cost memory in
 // proportion to the input.
 //
 // # Limits

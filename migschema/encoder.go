@@ -45,10 +45,8 @@ func (o *EncoderOptions) withDefaults() EncoderOptions {
 	return d
 }
 
-const (
-	encodeBuffer = 256 << 10 // what is handed to the writer at a time
-	cerSegment   = 1000      // X.690 9.2
-)
+// cerSegment is how many octets of a string CER puts in a segment (X.690 9.2).
+const cerSegment = 1000
 
 // An Encoder writes a BER stream part by part, in memory that does not grow
 // with it. It refuses what the schema does not allow.
@@ -57,10 +55,8 @@ const (
 // after any error, what has been written lacks its end and no reader takes it
 // for complete. An Encoder is not safe for concurrent use.
 type Encoder struct {
-	out  io.Writer
+	output
 	opt  EncoderOptions
-	buf  []byte
-	err  error
 	open []opened
 
 	// A sizing pass counts octets in place of writing them, and notes the
@@ -68,7 +64,7 @@ type Encoder struct {
 	// it takes them from there.
 	sizing  bool
 	known   bool    // the lengths are those of a sizing pass
-	count   int64   // octets counted, or written out
+	count   int64   // octets counted
 	lengths []int64 // contents of each element
 	next    int     // of lengths
 
@@ -87,7 +83,7 @@ type opened struct {
 
 // NewEncoder returns an Encoder that writes to w.
 func NewEncoder(w io.Writer, o *EncoderOptions) *Encoder {
-	e := &Encoder{out: w, opt: o.withDefaults()}
+	e := &Encoder{output: output{w: w}, opt: o.withDefaults()}
 	if e.opt.Form == DER {
 		e.err = errors.New("migschema: DER needs its lengths beforehand: use EncodeDER")
 	}
@@ -100,10 +96,10 @@ func NewEncoder(w io.Writer, o *EncoderOptions) *Encoder {
 // Lengths are kept for sections and blocks, not for pages. After an error what
 // has been written lacks its end.
 func EncodeDER(w io.Writer, o *EncoderOptions, produce func(*Encoder) error) error {
-	e := &Encoder{out: w, opt: o.withDefaults(), sizing: true}
+	e := &Encoder{output: output{w: w}, opt: o.withDefaults(), sizing: true}
 	e.opt.Form = DER
 	for range 2 {
-		e.count, e.next = 0, 0
+		e.next = 0
 		if err := produce(e); err != nil {
 			e.keep(err)
 		}
@@ -134,18 +130,6 @@ func (e *Encoder) Close() error {
 }
 
 var errClosed = errors.New("migschema: the encoder is closed")
-
-// keep makes err the encoder's, unless it has one.
-func (e *Encoder) keep(err error) error {
-	if e.err == nil {
-		e.err = err
-	}
-	return e.err
-}
-
-func (e *Encoder) misuse(format string, args ...any) error {
-	return e.keep(fmt.Errorf("migschema: %w: "+format, append([]any{CodeMisuse}, args...)...))
-}
 
 // finish ends the list of sections and the file.
 func (e *Encoder) finish() {
@@ -219,7 +203,7 @@ func (e *Encoder) end() {
 	case o.end:
 		e.room(2)
 		e.buf = append(e.buf, 0, 0)
-	case e.written()-o.start != o.content:
+	case e.offset()-o.start != o.content:
 		e.keep(errSecondPass)
 	}
 }
@@ -237,7 +221,7 @@ func (e *Encoder) takeLength(t Tag, constructed bool) (start, content int64) {
 	e.next++
 	e.room(maxHeader)
 	e.buf = appendLength(appendIdentifier(e.buf, t, constructed), content)
-	return e.written(), content
+	return e.offset(), content
 }
 
 // whole runs write, which makes a value that is wholly at hand, so that its
@@ -247,44 +231,13 @@ func (e *Encoder) whole(write func()) {
 		write()
 		return
 	}
-	count := e.count
 	e.sizing, e.lengths, e.next = true, e.lengths[:0], 0
 	write()
-	e.sizing, e.known, e.count = false, true, count
+	e.sizing, e.known = false, true
 	if e.err == nil {
 		write()
 	}
 	e.known = false
-}
-
-// written returns how many octets have been encoded.
-func (e *Encoder) written() int64 { return e.count + int64(len(e.buf)) }
-
-// room makes room for n octets in the buffer. What is in it goes out only
-// when more is to come, so that an unfinished stream always lacks something.
-func (e *Encoder) room(n int) {
-	if e.buf == nil {
-		e.buf = make([]byte, 0, encodeBuffer)
-	}
-	if len(e.buf)+n > cap(e.buf) {
-		e.flush()
-	}
-}
-
-func (e *Encoder) flush() error {
-	if e.err != nil || len(e.buf) == 0 {
-		return e.err
-	}
-	n, err := e.out.Write(e.buf)
-	if err == nil && n < len(e.buf) {
-		err = io.ErrShortWrite
-	}
-	if err != nil {
-		e.keep(fmt.Errorf("migschema: write: %w", err))
-	}
-	e.count += int64(len(e.buf))
-	e.buf = e.buf[:0]
-	return e.err
 }
 
 // integer writes a primitive INTEGER.
@@ -319,12 +272,7 @@ func (e *Encoder) raw(b []byte) {
 		e.count += int64(len(b))
 		return
 	}
-	for len(b) > 0 && e.err == nil {
-		e.room(1)
-		n := copy(e.buf[len(e.buf):cap(e.buf)], b)
-		e.buf = e.buf[:len(e.buf)+n]
-		b = b[n:]
-	}
+	e.put(b)
 }
 
 // octets writes a string of octets, with the tag t where it is in one piece.

@@ -12,7 +12,7 @@ func Marshal(v any, o *EncoderOptions) ([]byte, error) {
 // AppendMarshal appends what [Marshal] returns to b.
 func AppendMarshal(b []byte, v any, o *EncoderOptions) ([]byte, error) {
 	out := sliceWriter{b}
-	e := &Encoder{out: &out, opt: o.withDefaults()}
+	e := &Encoder{output: output{w: &out}, opt: o.withDefaults()}
 	if f, ok := v.(*QemuFile); ok {
 		e.wholeFile(f)
 	} else {

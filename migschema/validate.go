@@ -8,9 +8,9 @@ const maxSections = 1 << 16
 // A Validator holds the records of one stream against one another. What it
 // finds is a [Code]:
 //
-//   - [CodeDuplicateID]: a section id, a device (name and instance) or a block
-//     name used twice. A section that is no RAM may come in parts, under the
-//     same name, instance and version, as other iterators do.
+//   - [CodeDuplicateID]: a section id or a block name used twice. In BER, a
+//     section that is no RAM may come in parts, under the same name, instance
+//     and version. Devices may share name and instance: QEMU's isa-ide do.
 //   - [CodeUnknownID]: a part of a section, or pages of a block, that was not
 //     announced; a part of a section that is no RAM.
 //   - [CodeSum]: a list of blocks whose lengths do not add up to its total.
@@ -26,21 +26,15 @@ const maxSections = 1 << 16
 type Validator struct {
 	pageSize uint64
 	sections map[int64]*sectionAccount
-	devices  map[device]bool
 	blocks   map[string]*blockAccount
 	block    *blockAccount // the one of the last page
 	cur      *sectionAccount
 }
 
-type device struct {
-	name     string
-	instance int64
-}
-
 type sectionAccount struct {
-	device
-	version   int64
-	ram, over bool
+	name              string
+	instance, version int64
+	ram, over         bool
 }
 
 type blockAccount struct {
@@ -56,7 +50,6 @@ func NewValidator(pageSize int) *Validator {
 	return &Validator{
 		pageSize: uint64(pageSize),
 		sections: make(map[int64]*sectionAccount),
-		devices:  make(map[device]bool),
 	}
 }
 
@@ -65,7 +58,7 @@ func (v *Validator) Event(e *Event) error {
 	switch e.Kind {
 	case EventFull:
 		if e.SectionID >= 0 {
-			return v.section(e.SectionID, sectionAccount{device: device{e.Name, e.InstanceID}, version: e.VersionID})
+			return v.section(e.SectionID, sectionAccount{name: e.Name, instance: e.InstanceID, version: e.VersionID})
 		}
 		v.cur = nil
 	case EventMin:
@@ -84,7 +77,7 @@ func (v *Validator) Event(e *Event) error {
 func (v *Validator) section(id int64, s sectionAccount) error {
 	if old := v.sections[id]; old != nil {
 		v.cur = old
-		if old.ram || s.name == "ram" || old.device != s.device || old.version != s.version {
+		if old.ram || s.name == ramSection || old.name != s.name || old.instance != s.instance || old.version != s.version {
 			return CodeDuplicateID
 		}
 		return nil
@@ -92,10 +85,6 @@ func (v *Validator) section(id int64, s sectionAccount) error {
 	if len(v.sections) == maxSections {
 		return CodeLimit
 	}
-	if v.devices[s.device] {
-		return CodeDuplicateID
-	}
-	v.devices[s.device] = true
 	v.sections[id] = &s
 	v.cur = &s
 	return nil
@@ -166,5 +155,30 @@ func (v *Validator) page(p *Page) error {
 		}
 	}
 	b.sent.set(n, true)
+	return nil
+}
+
+// Record takes the next record of a classic stream. The error is a [Code], or
+// nil.
+func (v *Validator) Record(r *Record) error {
+	switch r.Kind {
+	case RecordStart, RecordFull:
+		if v.sections[int64(r.ID)] != nil {
+			return CodeDuplicateID
+		}
+		return v.section(int64(r.ID), sectionAccount{name: r.Name, instance: int64(r.Instance), version: int64(r.Version)})
+	case RecordPart, RecordEnd:
+		if v.cur = v.sections[int64(r.ID)]; v.cur == nil {
+			return CodeUnknownID
+		}
+		if v.cur.over {
+			return CodeOrder
+		}
+		v.cur.over = r.Kind == RecordEnd
+	case RecordRAMList:
+		return v.list(r.Total, r.Blocks)
+	case RecordPage:
+		return v.page(&r.Page)
+	}
 	return nil
 }

@@ -29,13 +29,12 @@ func TestValidate(t *testing.T) {
 		want error
 		top  []S
 	}{
-		{"sound", nil, []S{two, pages(2, "a", zero(0), zero(4096), migschema.Hook{}), pages(2, "b", zero(0)), pages(2, "a", delta(4096, 1, 1, 9)), dev("x", 3, 0), dev("x", 4, 1)}},
+		{"sound", nil, []S{two, pages(2, "a", zero(0), zero(4096), migschema.Hook{}), pages(2, "b", zero(0)), pages(2, "a", delta(4096, 1, 1, 9)), dev("x", 3, 0), dev("x", 4, 1), dev("isa-ide", 5, 0), dev("isa-ide", 6, 0)}},
 		{"empty", nil, nil},
 		{"other iterator in parts", nil, []S{dev("dirty-bitmap", 3, 0), two, dev("dirty-bitmap", 3, 0), dev("dirty-bitmap", 3, 0)}},
 		{"escapes", nil, []S{dev("command", -8, 1), dev("command", -8, 1)}},
 		{"id twice", migschema.CodeDuplicateID, []S{dev("x", 3, 0), dev("y", 3, 0)}},
 		{"id of RAM twice", migschema.CodeDuplicateID, []S{two, dev("ram", 2, 0)}},
-		{"device twice", migschema.CodeDuplicateID, []S{dev("x", 3, 0), dev("x", 4, 0)}},
 		{"block twice", migschema.CodeDuplicateID, []S{ram(2, migschema.RAMBlockID{Name: "a", Len: i(1)}, migschema.RAMBlockID{Name: "a", Len: i(1)})}},
 		{"part of nothing", migschema.CodeUnknownID, []S{two, pages(5, "a")}},
 		{"part of a device", migschema.CodeUnknownID, []S{dev("x", 3, 0), pages(3, "a")}},
