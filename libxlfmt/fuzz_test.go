@@ -87,6 +87,40 @@ func use(r *libxlfmt.Reader, rec libxlfmt.Record) error {
 	return nil
 }
 
+// FuzzCopy: a stream without a fault is copied byte for byte, and into every
+// container; what becomes of it has none either.
+func FuzzCopy(f *testing.F) {
+	seeds(f)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		faults := 0
+		o := &libxlfmt.Options{Report: func(libxlfmt.Finding) error { faults++; return nil }}
+		r, err := libxlfmt.NewReader(bytes.NewReader(data), o)
+		for err == nil {
+			_, err = r.Next()
+		}
+		if err != io.EOF || faults > 0 {
+			return
+		}
+		got, dropped, err := copyStream(bytes.NewReader(data), nil, nil)
+		if err != nil || len(dropped) > 0 || !bytes.Equal(got, data[:r.Offset()]) {
+			t.Fatalf("copy: %v, %d of %d bytes", err, len(got), r.Offset())
+		}
+		for _, k := range []libxlfmt.ContainerKind{libxlfmt.ContainerNone, libxlfmt.ContainerLibxc, libxlfmt.ContainerXL,
+			libxlfmt.ContainerLibvirt, libxlfmt.ContainerXenopsd} {
+			got, _, err := copyStream(bytes.NewReader(data), nil, &libxlfmt.WriterOptions{
+				Container: libxlfmt.Container{Kind: k}, Profile: libxlfmt.Lenient})
+			if err != nil {
+				continue // there may be no stream of libxc, or several
+			}
+			res, err := libxlfmt.Verify(t.Context(), bytes.NewReader(got), &libxlfmt.VerifyOptions{
+				Options: libxlfmt.Options{Profile: libxlfmt.Lenient}})
+			if err != nil || !res.OK() || res.End != r.End() {
+				t.Fatalf("to %v: %v, %+v", k, err, res)
+			}
+		}
+	})
+}
+
 // FuzzDecode: what is decoded encodes to what was decoded.
 func FuzzDecode(f *testing.F) {
 	for _, v := range vectors(f) {

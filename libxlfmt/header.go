@@ -37,6 +37,15 @@ func (h Header) AppendBinary(b []byte) ([]byte, error) {
 	return binary.BigEndian.AppendUint32(b, h.Options), nil
 }
 
+// UnmarshalBinary takes the header from its 16 bytes, by [Strict].
+func (h *Header) UnmarshalBinary(b []byte) error {
+	j := judge{}
+	if len(b) != libxlHeaderSize {
+		return j.found(CodeTruncated, 0, "libxl header", "%d bytes", len(b))
+	}
+	return h.decode(&j, 0, b)
+}
+
 // decode takes the header in b, which lies at off of the stream.
 //
 // Preconditions: len(b) == libxlHeaderSize.

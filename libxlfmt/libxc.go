@@ -77,6 +77,15 @@ func (h LibxcHeader) AppendBinary(b []byte) ([]byte, error) {
 	return o.AppendUint32(b, h.XenMinor), nil
 }
 
+// UnmarshalBinary takes both headers from their 40 bytes, by [Strict].
+func (h *LibxcHeader) UnmarshalBinary(b []byte) error {
+	j := judge{}
+	if len(b) != libxcHeaderSize {
+		return j.found(CodeTruncated, 0, "libxc headers", "%d bytes", len(b))
+	}
+	return h.decode(&j, 0, b)
+}
+
 // decode takes both headers from b, which lies at off of the stream.
 //
 // Preconditions: len(b) == libxcHeaderSize.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/libxlfmt"
 )
@@ -170,6 +172,22 @@ func TestVerifyOfAnySource(t *testing.T) {
 			got.Length != want.Length || got.Trailing != want.Trailing || got.Bad != want.Bad {
 			t.Errorf("%s: %+v, %+v, %v", v.Name, got, want, err)
 		}
+	}
+}
+
+// TestVerifyFromTheMiddle: offsets count from where the source stands.
+func TestVerifyFromTheMiddle(t *testing.T) {
+	v := vectorNamed(t, "trailing-bytes")
+	src := bytes.NewReader(append(make([]byte, 77), v.data...))
+	if _, err := src.Seek(77, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	got, err := libxlfmt.Verify(t.Context(), src, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(verify(t, v.data, libxlfmt.Strict), got); d != "" {
+		t.Error(d)
 	}
 }
 
