@@ -66,8 +66,9 @@ func checkMemory(t *testing.T, m *libxlfmt.Memory, want []byte, types map[uint64
 	if m.Size() != int64(len(want)) {
 		t.Fatalf("size %d, want %d", m.Size(), len(want))
 	}
-	if err := iotest.TestReader(io.NewSectionReader(m, 0, m.Size()), want); err != nil {
-		t.Error(err)
+	got := make([]byte, len(want))
+	if n, err := m.ReadAt(got, 0); n != len(want) || err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes of %d, %v", n, len(want), err)
 	}
 	for pfn := range m.Size()>>12 + 2 {
 		p, ok := m.Page(uint64(pfn))
@@ -123,6 +124,16 @@ func TestMemory(t *testing.T) {
 			}
 			checkMemory(t, memory(t, v.data, nil), want, types)
 		})
+	}
+}
+
+// TestMemoryIsAReaderAt: reads of any length anywhere.
+func TestMemoryIsAReaderAt(t *testing.T) {
+	v := vectorNamed(t, "pv64")
+	want, _ := memoryOf(t, v.data, 0)
+	m := memory(t, v.data, nil)
+	if err := iotest.TestReader(io.NewSectionReader(m, 0, m.Size()), want); err != nil {
+		t.Error(err)
 	}
 }
 
