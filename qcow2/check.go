@@ -123,10 +123,18 @@ func Check(ctx context.Context, r io.ReaderAt, o *CheckOptions) (*CheckResult, e
 	return &c.res, nil
 }
 
-// Check is the function [Check] for the file of an open image.
+// Check is the function [Check] for the file of an open image. What was
+// written is made durable first, and nobody writes meanwhile.
 func (im *Image) Check(ctx context.Context, o *CheckOptions) (*CheckResult, error) {
 	if im.closed.Load() {
 		return nil, ErrClosed
+	}
+	if im.w != nil {
+		im.gate.Lock()
+		defer im.gate.Unlock()
+		if err := im.writeBackAll(); err != nil {
+			return nil, err
+		}
 	}
 	opts := o.withDefaults()
 	opts.Size = im.length.Load()

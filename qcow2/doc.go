@@ -1,3 +1,80 @@
-// Package qcow2 reads, writes, creates and checks qcow2 disk images, the
-// format of QEMU, in versions 2 and 3.
+// Package qcow2 reads, writes, creates, checks and repairs qcow2 disk images,
+// the format of QEMU, in versions 2 and 3.
+//
+// An image is a header, an L1 table that points to L2 tables, which point to
+// the clusters that hold the disk; and a refcount table that points to
+// refcount blocks, which say how often each cluster of the file is used:
+//
+//	header ─┬─ L1 table ──── L2 tables ──── guest clusters, plain or compressed
+//	        ├─ refcount table ──── refcount blocks
+//	        ├─ snapshot table ──── L1 tables of snapshots
+//	        └─ extensions: backing format, data file, bitmaps, encryption
+//
+// [Open] and [OpenFile] give an [Image] to read, [OpenRW] and [Create] one to
+// write as well. The format is docs/interop/qcow2.txt of QEMU 7.2; where it is
+// silent, QEMU 7.2 is followed.
+//
+// # Capabilities
+//
+//	feature                               read  write  create  check
+//	versions 2 and 3                      yes   yes    yes     yes
+//	clusters of 512 bytes to 2 MiB        yes   yes    yes     yes
+//	refcounts of 1 to 64 bits             yes   yes    yes     yes
+//	backing file, of any [Disk]           yes   yes    yes     -
+//	compressed clusters, deflate, zstd    yes   rewrites plain, Encode  -  yes
+//	zero clusters, discard                yes   yes    -       yes
+//	extended L2 entries (subclusters)     yes   yes    yes     yes
+//	external data file, also raw          yes   yes    yes     yes
+//	lazy refcounts, dirty bit             yes   yes    yes     yes
+//	preallocation                         yes   yes    yes     yes
+//	unknown header fields and extensions  kept  kept   -       -
+//
+// # Concurrency
+//
+// Methods of [Image] are safe for concurrent use; concurrent writes must not
+// overlap. Reads take no lock in an image that is open for reading only, and a
+// shared one for the lookup otherwise. Writers to different clusters do not
+// wait for each other's data. Sync, and the write-backs that happen when much
+// has changed, wait for nobody and keep nobody waiting but for moments.
+//
+// # Security
+//
+// No content of a file makes this package panic, loop, take memory beyond its
+// limits, or open another file: names in an image go to what the caller
+// granted ([Options.OpenBacking], [Options.OpenData], [Options.Root]), and a
+// format is never guessed. Guest data is not written to where metadata lies,
+// whatever an entry says. What contradicts itself is an error that is
+// [ErrCorrupt]; if it is found while writing, a version 3 image is marked as
+// corrupt, and becomes read-only.
+//
+// # Limits
+//
+// Those of QEMU: an L1 table of 32 MiB, which makes 128 GiB of disk with
+// clusters of 512 bytes, 2 PiB with 64 KiB, 2 EiB with 2 MiB; a refcount table
+// of 8 MiB; 65536 snapshots. Tables take at most [Options.CacheSize] of
+// memory, but for the L1 and the refcount table, which are held as a whole,
+// and for what was changed and is not yet written.
+//
+// # Durability
+//
+// Between two calls of [Image.Sync] a power cut may leave any part of what was
+// written since the first, sector by sector. The image stays whole in any
+// case: it opens, holds everything that was written before the last Sync, and
+// Check finds at most leaked clusters. With lazy refcounts the image is marked
+// as dirty instead, and [OpenRW] repairs it.
+//
+// WriteAt writes guest data to the file and changes tables in memory. Sync,
+// Close, and write-backs of their own accord bring those to the file in
+// stages, each durable before the next begins; empty ones are left out, so
+// that a Sync costs about two of the file's own:
+//
+//	stage  what becomes durable
+//	0      the dirty bit, with lazy refcounts
+//	1      guest data, new tables; refcounts, increased ones among them
+//	2      refcount table entries, the place of a new refcount table
+//	3      L2 and L1 entries, the place of a new L1 table
+//	4      decreased refcounts; holes where clusters were discarded
+//
+// A cluster that lost its last reference is used again only after stage 3, and
+// once every read that may have looked it up before is over.
 package qcow2

@@ -3,6 +3,7 @@ package qcow2_test
 import (
 	"bytes"
 	"encoding/binary"
+	"maps"
 	"slices"
 	"testing"
 
@@ -13,14 +14,10 @@ import (
 // reads as zeros. The input patches a sample: each 10 bytes hold a place in
 // its header and tables, and what to write there.
 func FuzzImage(f *testing.F) {
+	all := samples(f)
 	var images []sample
-	var names []string
-	for name := range samples(f) {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for i, name := range names {
-		images = append(images, samples(f)[name])
+	for i, name := range slices.Sorted(maps.Keys(all)) {
+		images = append(images, all[name])
 		f.Add(uint8(i), []byte{})
 		f.Add(uint8(i), []byte{0, 24, 0, 0, 0, 0x10, 0, 0, 0, 0}) // size
 	}

@@ -1,5 +1,32 @@
 package qcow2
 
+// What is where, for those who read or extend this package:
+//
+//	header.go extension.go entry.go layout.go   the format
+//	open.go openfile.go create.go               how an Image comes about
+//	table.go extent.go read.go compressed.go    guest offset to run, and reading
+//	write.go zero.go link.go alloc.go           changing the mapping
+//	writeback.go header_write.go                what reaches the file, and when
+//	transform.go                                guest data on its way: encryption
+//
+// Locks, in the order in which they are taken:
+//
+//	gate      shared by whoever changes guest data, for as long as that takes;
+//	          exclusively by what needs the image to itself: see Image.change
+//	sectors   ranges of bytes that are read, changed and written
+//	clusters  ranges of guest clusters whose L2 entries are being changed. Data
+//	          is written before its entry, so that the lock is held over I/O
+//	tableMu   L2 tables are made or copied
+//	flushMu   a write-back, the header in the file; held over I/O
+//	allocMu   refcounts; held over reading a slice of them
+//	mu        L1 and L2 tables, the header; never held over I/O
+//
+// Readers hold none but mu, shared, for the lookup. What keeps a cluster from
+// being used again under them is a pin, see package inflight: taken before the
+// lookup, given back after the access, and held by writers in place as well.
+// L2 entries that belong to the active mapping change only with the gate held
+// shared and the cluster locked, or the gate held exclusively.
+
 import (
 	"errors"
 	"io"
@@ -34,13 +61,46 @@ type Image struct {
 	dataLength atomic.Int64 // of the external data file
 	closed     atomic.Bool
 
-	pins   inflight.Pins
-	tables *tablecache.Cache
-	codec  codec
+	pins      inflight.Pins
+	tables    *tablecache.Cache
+	codec     codec
+	buffers   sync.Pool // of *[]byte
+	transform transform // of guest data, or nil
 
-	mu     sync.RWMutex // guards what follows, and the L2 tables in memory
-	hdr    *Header
-	active *root
+	// For writing.
+	dataW        File // where guest clusters lie, nil if it cannot be written
+	lazy         bool // lazy refcounts
+	started      atomic.Bool
+	unsynced     atomic.Bool // the image file was written since its last sync
+	dataUnsynced atomic.Bool // the external data file was
+	failed       atomic.Pointer[failedError]
+	// unlinkedClusters counts those that wait to be used again.
+	unlinkedClusters atomic.Int64
+
+	gate     sync.RWMutex    // see the head of this file
+	clusters inflight.Ranges // guest clusters whose entries are being changed
+	sectors  inflight.Ranges // bytes of the disk that are read, changed and written
+	tableMu  sync.Mutex      // guards making L2 tables the active mapping's own
+
+	flushMu      sync.Mutex // guards what follows, and holding the file in order
+	diskHdr      *Header    // as it is in the file
+	unlinkedList inflight.Reclaimer[freed]
+
+	allocMu sync.Mutex // guards what follows, and refcount blocks in memory
+	refs    refcounts
+
+	mu       sync.RWMutex // guards what follows, and L2 tables in memory
+	hdr      *Header
+	active   *root
+	meta     clusterSet // the clusters that hold metadata, once started
+	unlinked []freed    // by the tables in memory, not yet in the file
+}
+
+// hasBacking reports whether the image names a backing file.
+func (im *Image) hasBacking() bool {
+	im.mu.RLock()
+	defer im.mu.RUnlock()
+	return im.hdr.BackingFile != ""
 }
 
 // Size returns the size of the disk in bytes: a multiple of 512, to which a
@@ -57,14 +117,38 @@ func (im *Image) Header() *Header {
 // Backing returns the disk that [Options.OpenBacking] returned, or nil.
 func (im *Image) Backing() Disk { return im.backing }
 
-// Close ends the use of the image. It closes what was opened by
-// [OpenFile], [Options.OpenBacking] and [Options.OpenData] and can be closed,
-// nothing else.
+// Close makes everything durable that was written, marks the image as clean,
+// and ends its use. It closes what was opened by [OpenFile],
+// [Options.OpenBacking] and [Options.OpenData] and can be closed, nothing
+// else. The image is closed also if there is an error.
 func (im *Image) Close() error {
 	if im.closed.Swap(true) {
 		return ErrClosed
 	}
-	return im.closeAll()
+	var err error
+	if im.w != nil {
+		err = im.finish()
+	}
+	return errors.Join(err, im.closeAll())
+}
+
+// finish writes all that is left.
+func (im *Image) finish() error {
+	im.gate.Lock() // operations that have begun come to their end
+	defer im.gate.Unlock()
+	im.flushMu.Lock()
+	defer im.flushMu.Unlock()
+	if err := im.writeBackLocked(stageLazy); err != nil {
+		return err
+	}
+	if im.diskHdr.IncompatibleFeatures&IncompatDirty == 0 {
+		return nil
+	}
+	// Refcounts that the write-back itself has lowered.
+	if err := im.writeBackLocked(stageLazy); err != nil {
+		return err
+	}
+	return im.setDirty(false)
 }
 
 func (im *Image) closeAll() error {

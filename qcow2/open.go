@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -39,11 +40,6 @@ type Options struct {
 	// written: the error is ErrMetadataOnly.
 	MetadataOnly bool
 
-	// Repair accepts an image that is marked as corrupt or dirty for writing,
-	// and one that has no refcount table, to be checked and repaired. Guest
-	// data of such an image is not to be written before that.
-	Repair bool
-
 	// CacheSize bounds the memory for tables, in bytes; 0 is 32 MiB. At least
 	// 256 KiB are used.
 	CacheSize int64
@@ -54,6 +50,9 @@ type Options struct {
 	// Root.Name(). Without Root, OpenFile refuses such files unless OpenBacking
 	// or OpenData is set.
 	Root *os.Root
+
+	// Write makes OpenFile open the image for writing.
+	Write bool
 
 	// keepData leaves closing the external data file to the caller.
 	keepData bool
@@ -85,13 +84,58 @@ func (o *Options) withDefaults() Options {
 // metadata says: what lies past the end reads as zeros.
 func Open(r io.ReaderAt, o *Options) (*Image, error) { return open(r, nil, o.withDefaults()) }
 
-// openRW opens the image f for writing.
-func openRW(f File, o Options) (*Image, error) { return open(f, f, o) }
+// OpenRW opens an image for reading and writing, as [Open] does for reading.
+// Unknown autoclear features are cleared, because what they speak of may not
+// be true any more after a write. An image that is marked as dirty, because it
+// has lazy refcounts and was not closed, is repaired first. One that is marked
+// as corrupt is refused: see [Repair].
+//
+// If f has no method Sync, each of its writes counts as durable when it
+// returns. Close does not close f.
+func OpenRW(f File, o *Options) (*Image, error) { return openRW(f, o.withDefaults()) }
+
+func openRW(f File, o Options) (*Image, error) {
+	im, err := open(f, f, o)
+	if err != nil {
+		return nil, err
+	}
+	if im.hdr.IncompatibleFeatures&IncompatDirty != 0 {
+		if im, err = im.repairDirty(f); err != nil {
+			return nil, err
+		}
+	}
+	im.lazy = im.version >= 3 && im.hdr.CompatibleFeatures&CompatLazyRefcounts != 0
+	im.diskHdr = im.hdr.clone()
+	if im.hdr.AutoclearFeatures&^autoclearKnown != 0 {
+		if err := im.changeFeatures(func(h *Header) { h.AutoclearFeatures &= autoclearKnown }); err != nil {
+			return nil, errors.Join(err, im.closeAll())
+		}
+	}
+	return im, nil
+}
+
+// repairDirty closes a dirty image, and opens it again after its repair.
+func (im *Image) repairDirty(f File) (*Image, error) {
+	if err := im.closeAll(); err != nil {
+		return nil, err
+	}
+	if _, err := Repair(context.Background(), f, RepairAll, &CheckOptions{Size: im.length.Load()}); err != nil {
+		return nil, err
+	}
+	again, err := open(f, f, im.opts)
+	if err == nil && again.hdr.IncompatibleFeatures&IncompatDirty != 0 {
+		err = errors.Join(corruptf(72, "incompatible_features", "the image is marked as dirty, and could not be repaired"), again.closeAll())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return again, nil
+}
 
 // open opens the image r, for writing if w, which is the same file, is not
 // nil.
 func open(r io.ReaderAt, w File, o Options) (_ *Image, err error) {
-	im := &Image{r: r, w: w, data: r, opts: o}
+	im := &Image{r: r, w: w, data: r, dataW: w, opts: o}
 	length, err := block.Length(r)
 	if errors.Is(err, block.ErrNoLength) && o.Size > 0 {
 		length, err = o.Size, nil
@@ -117,7 +161,7 @@ func open(r io.ReaderAt, w File, o Options) (_ *Image, err error) {
 	if o.MetadataOnly {
 		im.backingUnopened = im.hdr.BackingFile != ""
 		if im.external {
-			im.data = unopened{}
+			im.data, im.dataW = unopened{}, nil
 		}
 		return im, nil
 	}
@@ -132,9 +176,9 @@ func open(r io.ReaderAt, w File, o Options) (_ *Image, err error) {
 func (im *Image) checkUsable() error {
 	h := im.hdr
 	switch {
-	case h.IncompatibleFeatures&IncompatCorrupt != 0 && im.w != nil && !im.opts.Repair:
+	case h.IncompatibleFeatures&IncompatCorrupt != 0 && im.w != nil:
 		return &FormatError{72, "incompatible_features", fmt.Errorf("%w: it is marked so, and must be repaired first", ErrCorrupt)}
-	case h.RefcountTableClusters == 0 && !im.opts.Repair:
+	case h.RefcountTableClusters == 0 && im.w != nil:
 		return badf(56, "refcount_table_clusters", "there is no refcount table")
 	case h.CryptMethod != CryptNone && !im.opts.MetadataOnly:
 		return unsupportedf("encryption %v", h.CryptMethod)
@@ -189,6 +233,9 @@ func (im *Image) openData() error {
 		return fmt.Errorf("qcow2: data file %q: %w", name, err)
 	}
 	im.data = f
+	if im.w != nil {
+		im.dataW = f
+	}
 	if !im.opts.keepData {
 		im.closeLater(f)
 	}

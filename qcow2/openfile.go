@@ -3,8 +3,8 @@ package qcow2
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"iter"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -24,7 +24,7 @@ func OpenFile(name string, o *Options) (*Image, error) {
 	opts := o.withDefaults()
 	t := tree{root: opts.Root}
 	if opts.Root == nil {
-		f, err := os.Open(name)
+		f, err := os.OpenFile(name, opts.openFlag(), 0)
 		if err != nil {
 			return nil, fmt.Errorf("qcow2: %w", err)
 		}
@@ -34,7 +34,7 @@ func OpenFile(name string, o *Options) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("qcow2: %w", err)
 	}
-	f, err := t.open(rel, os.O_RDONLY)
+	f, err := t.open(rel, opts.openFlag())
 	if err != nil {
 		return nil, fmt.Errorf("qcow2: %w", err)
 	}
@@ -68,12 +68,24 @@ func (t tree) openImage(f *os.File, rel string, o Options) (_ *Image, err error)
 			o.OpenData = func(name string, write bool) (File, error) { return below.openData(filepath.Dir(rel), name, write) }
 		}
 	}
-	im, err := open(f, nil, o)
+	var im *Image
+	if o.Write {
+		im, err = openRW(f, o)
+	} else {
+		im, err = open(f, nil, o)
+	}
 	if err != nil {
 		return nil, err
 	}
 	im.closeLater(f)
 	return im, nil
+}
+
+func (o *Options) openFlag() int {
+	if o.Write {
+		return os.O_RDWR
+	}
+	return os.O_RDONLY
 }
 
 // openBacking opens the backing file that an image in dir names.
@@ -102,7 +114,7 @@ func (t tree) openBacking(dir, name, format string) (Disk, error) {
 		return nil, errors.New("the image backs itself")
 	}
 	if format == "raw" {
-		return rawDisk{f, fi.Size()}, nil
+		return rawFile{block.Raw(f, fi.Size()), f}, nil
 	}
 	return t.openImage(f, rel, (*Options)(nil).withDefaults())
 }
@@ -164,18 +176,13 @@ func (t tree) open(rel string, flag int) (*os.File, error) {
 	return f, nil
 }
 
-// A rawDisk is a file without a format.
-type rawDisk struct {
-	*os.File
-	size int64
+// A rawFile is a file without a format, which it closes.
+type rawFile struct {
+	block.Disk
+	f *os.File
 }
 
-func (d rawDisk) Size() int64 { return d.size }
+func (d rawFile) Close() error { return d.f.Close() }
 
-func (d rawDisk) Extents(off, n int64) iter.Seq2[block.Extent, error] {
-	return func(yield func(block.Extent, error) bool) {
-		if n = min(n, d.size-off); n > 0 {
-			yield(block.Extent{Start: off, Length: n, Kind: block.Data, HostOffset: off}, nil)
-		}
-	}
-}
+// HostFile returns the file, for [block.HostFiler].
+func (d rawFile) HostFile(depth int) io.ReaderAt { return d.Disk.(block.HostFiler).HostFile(depth) }

@@ -53,7 +53,7 @@ func (im *Image) readRun(r *root, p []byte, off guestOff) (int, error) {
 		p = p[:got.n]
 		switch got.kind {
 		case kindNormal:
-			err = im.readData(p, got.host)
+			err = im.readData(p, got.host, off)
 		case kindCompressed:
 			err = im.readCompressed(p, got.entry, im.offsetInCluster(int64(off)))
 		}
@@ -74,14 +74,6 @@ func (im *Image) readRun(r *root, p []byte, off guestOff) (int, error) {
 		return 0, err
 	}
 	return len(p), nil
-}
-
-// readData fills p with guest data that is stored as it is.
-func (im *Image) readData(p []byte, host hostOff) error {
-	if im.external {
-		return readTail(im.data, p, host, &im.dataLength)
-	}
-	return readTail(im.data, p, host, &im.length)
 }
 
 // readTail fills p from a file, with zeros past its end, which length tells.

@@ -32,7 +32,6 @@ var unrepairable = map[string]bool{
 func content(tb testing.TB, r io.ReaderAt) []byte {
 	tb.Helper()
 	im, err := qcow2.Open(r, &qcow2.Options{
-		Repair:   true,
 		OpenData: func(name string, _ bool) (qcow2.File, error) { return os.Open(name) },
 	})
 	if err != nil {

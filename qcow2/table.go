@@ -89,6 +89,9 @@ type run struct {
 	n     int64   // bytes, at least 1
 	host  hostOff // of the first byte, for kindNormal and kindZeroAlloc
 	entry l2Entry // of a compressed cluster
+	// copied means that the clusters of a kindNormal or kindZeroAlloc run have
+	// the refcount 1, if the mapping is the active one.
+	copied bool
 }
 
 // errMiss means that a slice of a table is not in memory: run.host says which.
@@ -105,7 +108,7 @@ func (im *Image) find(r *root, off guestOff, n int64) (run, error) {
 		got, err := im.lookup(r, off, n)
 		for err == nil && got.n < n && got.kind == kindNormal {
 			next, nextErr := im.lookup(r, off+guestOff(got.n), n-got.n)
-			if nextErr != nil || next.kind != kindNormal || next.host != got.host+hostOff(got.n) {
+			if nextErr != nil || next.kind != kindNormal || next.copied != got.copied || next.host != got.host+hostOff(got.n) {
 				break
 			}
 			got.n += next.n
@@ -144,8 +147,8 @@ func (im *Image) lookup(r *root, off guestOff, n int64) (run, error) {
 		return run{kind: kindUnallocated, n: r.unallocated(i+1, left, n, covered)}, nil
 	}
 	n = min(n, left)
-	if !align.IsAligned(int64(table), im.clusterSize()) {
-		return run{}, corruptf(r.l1.Offset()+i*l1EntrySize, "L1 entry", "%#x is not aligned to a cluster", uint64(l1e))
+	if err := im.checkL1Entry(r, i, l1e); err != nil {
+		return run{}, err
 	}
 	index := im.l2Index(off)
 	at := int64(table) + int64(index)<<im.entryBits()
@@ -175,13 +178,13 @@ func (im *Image) lookupPlain(t l2Table, i int, off guestOff, n, at int64) (run, 
 		got.entry = e
 		return got, nil
 	case kindNormal, kindZeroAlloc:
-		got.host = e.offset() + hostOff(in)
+		got.host, got.copied = e.offset()+hostOff(in), e.copied()
 		hosted = true
 	}
 	next := e.offset() + hostOff(im.clusterSize())
 	for i++; got.n < n && i < t.len(); i++ {
 		e = t.at(i)
-		if im.kind(e) != got.kind || hosted && e.offset() != next {
+		if im.kind(e) != got.kind || hosted && (e.offset() != next || e.copied() != got.copied) {
 			break
 		}
 		next += hostOff(im.clusterSize())
@@ -213,7 +216,7 @@ func (im *Image) lookupExtended(t extL2Table, i int, off guestOff, n, at int64) 
 		part, whole := im.subRun(e, kind, in)
 		if got.n == 0 {
 			got = part
-		} else if part.kind != got.kind || got.hosted() && part.host != got.host+hostOff(got.n) {
+		} else if part.kind != got.kind || got.hosted() && (part.host != got.host+hostOff(got.n) || part.copied != got.copied) {
 			break
 		} else {
 			got.n += part.n
@@ -241,7 +244,7 @@ func (im *Image) subRun(e entry, kind clusterKind, in int64) (_ run, whole bool)
 	}
 	got := run{kind: k, n: int64(last)<<im.subBits() - in}
 	if got.hosted() {
-		got.host = e.offset() + hostOff(in)
+		got.host, got.copied = e.offset()+hostOff(in), e.copied()
 	}
 	return got, last == subclustersPerCluster
 }
@@ -258,6 +261,14 @@ func (e entry) subKind(cluster clusterKind, i int) clusterKind {
 		return kindNormal
 	}
 	return kindUnallocated
+}
+
+// checkL1Entry reports what makes an L1 entry unusable.
+func (im *Image) checkL1Entry(r *root, i int64, e l1Entry) error {
+	if !align.IsAligned(int64(e.offset()), im.clusterSize()) {
+		return corruptf(r.l1.Offset()+i*l1EntrySize, "L1 entry", "%#x is not aligned to a cluster", uint64(e))
+	}
+	return nil
 }
 
 // checkEntry reports what makes an entry unusable: section "L2 table entry".
@@ -277,6 +288,14 @@ func (im *Image) checkEntry(e l2Entry, kind clusterKind, off guestOff, at int64)
 		return corruptf(at, "L2 entry", "%#x has the zero flag of version 3", uint64(e))
 	}
 	return nil
+}
+
+// checkAny is checkEntry for entries of either form.
+func (im *Image) checkAny(e entry, kind clusterKind, off guestOff, at int64) error {
+	if im.extended {
+		return im.checkExtendedEntry(e, kind, off, at)
+	}
+	return im.checkEntry(e.l2Entry, kind, off, at)
 }
 
 // checkExtendedEntry is checkEntry for extended entries.

@@ -55,7 +55,7 @@ func Faults[I Image](tb testing.TB, fm Format[I], start *memfile.File, steps []S
 			case kind == 1 && op.Kind != memfile.Read:
 				return ErrNoSpace
 			case kind == 2 && op.Kind == memfile.Write:
-				return &memfile.ShortWrite{N: int(op.N / 2), Err: ErrNoSpace}
+				return &memfile.ShortWrite{N: int(op.N/2) &^ (sector - 1), Err: ErrNoSpace}
 			}
 			return ErrIO
 		}
