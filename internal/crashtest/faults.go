@@ -25,9 +25,9 @@ var (
 // Faults runs the steps again and again, each time with another operation on
 // the file failing, once for each of stride operations (1: all of them). The
 // failing step must return an error that wraps the fault, or have had no need
-// of the operation; the steps after it may fail or not. Then the file is
-// whole again, and the image must keep the promise: both as it is, and after
-// a power cut.
+// of the operation; the steps after it may fail or not, and a Reopen that fails
+// ends the sequence. Then the file is whole again, and the image must keep the
+// promise: both as it is, and after a power cut.
 //
 // The steps must write whole sectors, so that what a sector may hold does not
 // depend on which of them failed.
@@ -113,14 +113,19 @@ func runFaulty[I Image](fm Format[I], f *memfile.File, steps []Step[I], marks []
 			if err := injected(s.Name, err); err != nil && !refused(err) {
 				return nil, err
 			}
-			failed = append(failed, i)
 			if s.Durable { // what it was to make durable is in doubt too
 				for j := base; j < i; j++ {
 					failed = append(failed, j)
 				}
 			}
+			failed = append(failed, i)
 		} else if s.Durable {
 			base = i + 1
+		}
+		if s.Reopen && len(failed) > 0 && failed[len(failed)-1] == i {
+			// After a Sync that failed, what a file reads back may not be what
+			// it keeps, and a program that opens it anew cannot know.
+			return allowed(), nil
 		}
 		if s.Reopen {
 			if img, err = fm.Open(f); err != nil {

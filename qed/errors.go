@@ -1,0 +1,76 @@
+package qed
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+)
+
+var (
+	// ErrFormat means that a file is not a QED image: it does not begin with
+	// the magic bytes.
+	ErrFormat = errors.New("qed: not a QED image")
+
+	// ErrReadOnly means that an image was opened for reading only, or became
+	// read-only because of an error that the message tells. It is also
+	// [io/fs.ErrPermission].
+	ErrReadOnly = fmt.Errorf("qed: image is read-only: %w", fs.ErrPermission)
+
+	// ErrCorrupt means that the tables of an image contradict themselves or
+	// the length of the file.
+	ErrCorrupt = errors.New("qed: image is corrupt")
+
+	// ErrLimit means that a size in an image or in a call is over the limit
+	// for it.
+	ErrLimit = errors.New("over the limit")
+
+	// ErrOutOfRange means that an offset or a length lies outside of the disk.
+	ErrOutOfRange = errors.New("qed: range outside of the disk")
+)
+
+// A FormatError tells what is wrong in an image and where. Truncated
+// structures unwrap to [io.ErrUnexpectedEOF], sizes over a limit to
+// [ErrLimit], table entries that cannot be to [ErrCorrupt].
+type FormatError struct {
+	Offset int64  // in the file, in bytes, where the field begins
+	Field  string // the field or structure, in words of the specification
+	Err    error  // what is wrong with it
+}
+
+// Error describes the field, its place and what is wrong with it.
+func (e *FormatError) Error() string {
+	msg := strings.TrimPrefix(e.Err.Error(), "qed: ")
+	return fmt.Sprintf("qed: %s at %#x: %s", e.Field, e.Offset, msg)
+}
+
+// Unwrap returns e.Err.
+func (e *FormatError) Unwrap() error { return e.Err }
+
+// badf returns a FormatError whose cause is made by fmt.Errorf.
+func badf(off int64, field, format string, args ...any) error {
+	return &FormatError{Offset: off, Field: field, Err: fmt.Errorf(format, args...)}
+}
+
+// corruptf is badf for a table entry that cannot be: the error is also
+// ErrCorrupt.
+func corruptf(off int64, field, format string, args ...any) error {
+	return &FormatError{Offset: off, Field: field, Err: &corruption{fmt.Sprintf(format, args...)}}
+}
+
+type corruption struct{ msg string }
+
+func (c *corruption) Error() string        { return c.msg }
+func (c *corruption) Is(target error) bool { return target == ErrCorrupt }
+
+// An UnsupportedError names what an image uses and this package does not
+// know. It is also [errors.ErrUnsupported].
+type UnsupportedError struct {
+	Feature string
+}
+
+// Error names the feature.
+func (e *UnsupportedError) Error() string { return "qed: unsupported: " + e.Feature }
+
+// Is reports whether target is [errors.ErrUnsupported].
+func (e *UnsupportedError) Is(target error) bool { return target == errors.ErrUnsupported }

@@ -1,0 +1,263 @@
+package qed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/virtfmt/virtfmt/internal/block"
+	"github.com/virtfmt/virtfmt/internal/inflight"
+)
+
+// Disk is what an image is to its readers: ReadAt, Size, and Extents, which
+// yields what stands behind a range. Any Disk can be a backing file.
+type Disk = block.Disk
+
+// File is what an image is stored in: ReadAt, WriteAt and Truncate. Where it
+// has them, Sync makes durable what was written, PunchHole gives space back,
+// and Size, Stat or Seek tell its length. A File without Sync counts as
+// durable at each write.
+type File = block.File
+
+// Extent is a range of a disk that is stored in one way. Its fields are Start
+// and Length in bytes, Kind, HostOffset (where in the file of its layer Start
+// lies, -1 if nowhere) and Depth (0 the image, 1 its backing file, and so on).
+// Its methods are End, IsZero and Follows.
+type Extent = block.Extent
+
+// Kind says what stands behind an extent.
+type Kind = block.Kind
+
+// The kinds of extent.
+const (
+	Unallocated = block.Unallocated // in no layer: reads as zeros
+	Data        = block.Data        // stored, at HostOffset
+	Compressed  = block.Compressed  // stored otherwise; only in backing files
+	Zero        = block.Zero        // reads as zeros
+)
+
+// Options says how an image is opened. The zero value is the default.
+type Options struct {
+	// Size is the length of the file in bytes, for a reader that does not tell
+	// it by Size, Stat or Seek.
+	Size int64
+
+	// OpenBacking returns the backing file that the image names: the decoded
+	// disk. format is "raw" where the image says so, otherwise BackingFormat.
+	// The disk is closed by Close if it is an io.Closer. Without OpenBacking
+	// an image that has a backing file is refused.
+	OpenBacking func(name, format string) (Disk, error)
+
+	// BackingFormat is the format of a backing file of which the image does
+	// not say that it is raw, because QED stores no other format. Without it
+	// such an image is refused: formats are not guessed. It does not change
+	// what the image says.
+	BackingFormat string
+
+	// CacheSize bounds the memory for tables in bytes. The default is 32 MiB.
+	CacheSize int64
+
+	// IdleTime, where it is not 0, is the time after the last write that
+	// allocated a cluster when the image is synced and its need-check bit
+	// cleared, as QEMU does after 5 seconds. By default only Close does that.
+	IdleTime time.Duration
+}
+
+const defaultCacheSize = 32 << 20
+
+func (o *Options) withDefaults() Options {
+	var c Options
+	if o != nil {
+		c = *o
+	}
+	if c.CacheSize == 0 {
+		c.CacheSize = defaultCacheSize
+	}
+	return c
+}
+
+// An Image is an open QED image: a virtual disk. Its methods are safe for
+// concurrent use. Concurrent WriteAt calls must not overlap.
+//
+// Lock order: life, claims, flushing, mu. mu is never held over I/O. life is
+// held exclusively only by calls that need the image to be quiet: Close,
+// Check, Resize, ChangeBacking.
+type Image struct {
+	r       io.ReaderAt
+	f       File // nil when the image is open for reading
+	opts    Options
+	backing Disk
+	owned   []io.Closer // closed by Close, in order
+
+	geo    geometry     // does not change
+	size   atomic.Int64 // of the disk, in bytes
+	claims inflight.Ranges
+	// unsynced tells that data was written since the last write-back began.
+	unsynced atomic.Bool
+
+	life     sync.RWMutex // guards h, closed
+	h        Header
+	closed   bool
+	flushing sync.Mutex // held by a write-back
+
+	mu    sync.RWMutex // guards the content of cache, and all below
+	cache tables
+	alloc allocator
+	begun bool  // see Image.begin
+	err   error // of a write-back that failed; sticky
+	idle  idleTimer
+}
+
+// Open opens an image for reading. It writes nothing, and opens nothing by
+// name but through [Options.OpenBacking]. r must not change meanwhile. An
+// image that needs a check is read as it is. The error is [ErrFormat] if r is
+// no QED image, a [*FormatError] if its header is wrong, an
+// [*UnsupportedError] if it has unknown features.
+func Open(r io.ReaderAt, o *Options) (*Image, error) { return open(r, nil, o) }
+
+// OpenRW opens an image for reading and writing. Unknown autoclear features
+// are cleared. An image that needs a check is checked and repaired first; if
+// that cannot be done the error is [ErrCorrupt], and the image can still be
+// opened for reading.
+func OpenRW(f File, o *Options) (*Image, error) {
+	img, err := open(f, f, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := img.prepare(); err != nil {
+		return nil, errors.Join(err, img.closeOwned())
+	}
+	return img, nil
+}
+
+func open(r io.ReaderAt, f File, o *Options) (*Image, error) {
+	img := &Image{r: r, f: f, opts: o.withDefaults()}
+	length, err := img.fileLength()
+	if err != nil {
+		return nil, err
+	}
+	h, err := readHeader(r, length)
+	if err != nil {
+		return nil, err
+	}
+	img.h, img.geo = *h, h.geometry()
+	img.size.Store(h.ImageSize)
+	if h.L1TableOffset > length-h.tableBytes() {
+		return nil, badf(40, "l1_table_offset", "%#x: the table does not fit into a file of %d bytes: %w",
+			h.L1TableOffset, length, io.ErrUnexpectedEOF)
+	}
+	img.cache = newTables(r, img.opts.CacheSize)
+	img.alloc.reset(length, img.geo.clusterSize())
+	if err := img.openBacking(); err != nil {
+		return nil, err
+	}
+	return img, nil
+}
+
+// openBacking opens the backing file that the header names.
+func (img *Image) openBacking() error {
+	if img.h.Features&FeatureBackingFile == 0 {
+		return nil
+	}
+	format := img.h.BackingFormat()
+	if format == "" {
+		format = img.opts.BackingFormat
+	}
+	switch {
+	case img.opts.OpenBacking == nil:
+		return badf(int64(img.h.BackingNameOffset), "backing file name", "%q: no Options.OpenBacking to open it with", img.h.BackingFile)
+	case format == "":
+		return badf(16, "features", "the format of backing file %q is not stored, and Options.BackingFormat does not say it", img.h.BackingFile)
+	}
+	d, err := img.opts.OpenBacking(img.h.BackingFile, format)
+	if err != nil {
+		return fmt.Errorf("qed: backing file %q: %w", img.h.BackingFile, err)
+	}
+	img.backing = d
+	if c, ok := d.(io.Closer); ok {
+		img.owned = append(img.owned, c)
+	}
+	return nil
+}
+
+// fileLength returns the length of the file.
+func (img *Image) fileLength() (int64, error) {
+	n, err := block.Length(img.r)
+	if errors.Is(err, block.ErrNoLength) && img.opts.Size > 0 {
+		return img.opts.Size, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("qed: length of the file: %w", err)
+	}
+	return n, nil
+}
+
+// Header returns a copy of the header as it is now.
+func (img *Image) Header() Header {
+	img.life.RLock()
+	defer img.life.RUnlock()
+	return img.h
+}
+
+// Size returns the length of the disk in bytes, a multiple of [SectorSize].
+func (img *Image) Size() int64 { return img.size.Load() }
+
+// ClusterSize returns the cluster size in bytes.
+func (img *Image) ClusterSize() int { return int(img.geo.clusterSize()) }
+
+// Backing returns the backing file, nil if there is none.
+func (img *Image) Backing() Disk { return img.backing }
+
+// prepare makes an image ready for writing.
+func (img *Image) prepare() error {
+	if img.h.AutoclearFeatures != 0 {
+		img.h.AutoclearFeatures = 0
+		if err := img.writeHeader(&img.h); err != nil {
+			return err
+		}
+	}
+	if img.h.Features&FeatureNeedCheck == 0 {
+		return nil
+	}
+	opts := (&CheckOptions{Repair: RepairErrors}).withDefaults()
+	res, err := img.checkLocked(context.Background(), opts)
+	if err != nil {
+		return err
+	}
+	if !res.Clean() {
+		return fmt.Errorf("%w: the image needs a check, which cannot mend %v", ErrCorrupt, res.Findings[0])
+	}
+	return nil
+}
+
+// Close syncs the image, clears its need-check bit if this image set it, and
+// closes the backing file if Options opened it. It does not close r or f.
+// After an error of a write-back the bit stays, and so does what was durable
+// before. A second Close does nothing.
+func (img *Image) Close() error {
+	img.life.Lock()
+	defer img.life.Unlock()
+	if img.closed {
+		return nil
+	}
+	img.closed = true
+	img.idle.stop()
+	var err error
+	if img.f != nil {
+		err = img.settle()
+	}
+	return errors.Join(err, img.closeOwned())
+}
+
+func (img *Image) closeOwned() error {
+	var err error
+	for _, c := range img.owned {
+		err = errors.Join(err, c.Close())
+	}
+	img.owned = nil
+	return err
+}
