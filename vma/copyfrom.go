@@ -29,8 +29,7 @@ func (w *Writer) CopyFrom(ctx context.Context, dev uint8, src Disk, o *CopyOptio
 	if opt.Workers <= 0 {
 		opt.Workers = min(runtime.GOMAXPROCS(0), maxDefaultWorkers)
 	}
-	s := diskSource{src, opt.ReadError}
-	return w.copy(ctx, dev, src.Size(), opt, s.read)
+	return w.copy(ctx, dev, src.Size(), opt, diskSource{src, opt.ReadError})
 }
 
 // ReadFrom is [Writer.CopyFrom] for a stream, such as the state of a machine
@@ -41,43 +40,41 @@ func (w *Writer) ReadFrom(ctx context.Context, dev uint8, src io.Reader, o *Copy
 	if o != nil {
 		opt.Progress = o.Progress
 	}
-	return w.copy(ctx, dev, -1, opt, streamDisk{src}.read)
+	return w.copy(ctx, dev, -1, opt, streamDisk{src})
 }
 
 const maxDefaultWorkers = 8
 
 // A batch is the clusters of a device that one extent holds.
-type batch struct{ first, n int64 }
-
-// batches yields the device in batches. The first has room clusters, so that
-// the others can be extents.
-func (d *writerDevice) batches(room int64) iter.Seq[batch] {
-	return func(yield func(batch) bool) {
-		for first := int64(0); first < d.Clusters(); {
-			b := batch{first, min(room, d.Clusters()-first)}
-			if !yield(b) {
-				return
-			}
-			first, room = first+room, writerSlots
-		}
-	}
+type batch struct {
+	first, n int64
+	extents  []Extent // of the disk that they are read from
+	err      error    // in place of extents
 }
 
-// copy writes a device in batches that read reads, ahead of the writing and in
+// A deviceSource is what a device is read from: batches yields it in batches,
+// the first with room clusters, so that the others can be extents; read reads
+// one, and may be called concurrently.
+type deviceSource interface {
+	batches(d *writerDevice, room int64) iter.Seq[batch]
+	read(e *extentBuffer, d *writerDevice, b batch) error
+}
+
+// copy writes a device in batches that are read ahead of the writing and in
 // several goroutines, and that are written in order. size is that of the
 // source, -1 where it is not known.
-func (w *Writer) copy(ctx context.Context, dev uint8, size int64, o CopyOptions, read func(e *extentBuffer, d *writerDevice, b batch) error) error {
+func (w *Writer) copy(ctx context.Context, dev uint8, size int64, o CopyOptions, src deviceSource) error {
 	d, room, err := w.begin(dev, size)
 	if err != nil {
 		return err
 	}
-	err = ordered.Run(ctx, o.Workers, o.Workers+1, d.batches(room),
+	err = ordered.Run(ctx, o.Workers, o.Workers+1, src.batches(d, room),
 		func(b batch, e *extentBuffer) error {
 			if e.b == nil {
 				*e = newExtentBuffer(min(d.Clusters(), writerSlots))
 			}
 			e.reset()
-			return read(e, d, b)
+			return src.read(e, d, b)
 		},
 		func(b batch, e *extentBuffer) error {
 			if err := w.putBatch(d, b, e); err != nil {
@@ -179,18 +176,71 @@ func (b batch) pieces(d *writerDevice) iter.Seq2[int64, int64] {
 	}
 }
 
+// batches yields the device in batches.
+func (d *writerDevice) batches(room int64) iter.Seq[batch] {
+	return func(yield func(batch) bool) {
+		for first := int64(0); first < d.Clusters(); {
+			n := min(room, d.Clusters()-first)
+			if !yield(batch{first: first, n: n}) {
+				return
+			}
+			first, room = first+n, writerSlots
+		}
+	}
+}
+
 // A diskSource reads clusters of a disk.
 type diskSource struct {
 	src       Disk
 	readError func(off, n int64, err error) error
 }
 
+// batches asks for the extents of the disk but once: where a file has its next
+// hole can take long to find out.
+func (s diskSource) batches(d *writerDevice, room int64) iter.Seq[batch] {
+	return func(yield func(batch) bool) {
+		size := s.src.Size()
+		next, stop := iter.Pull2(s.src.Extents(0, size))
+		defer stop()
+		var x Extent // the last one, of which a part may be left
+		for b := range d.batches(room) {
+			end := min((b.first+b.n)*ClusterSize, size)
+			for off := b.first * ClusterSize; off < end && b.err == nil; {
+				if x.End() <= off {
+					x, b.err = pull(next, off, size)
+				}
+				part := Extent{Start: off, Length: min(x.End(), end) - off, Kind: x.Kind}
+				b.extents = append(b.extents, part)
+				off = part.End()
+			}
+			if !yield(b) {
+				return
+			}
+		}
+	}
+}
+
+// pull returns the next extent, which must begin at off.
+func pull(next func() (Extent, error, bool), off, size int64) (Extent, error) {
+	x, err, ok := next()
+	switch {
+	case err != nil:
+		return x, err
+	case !ok || x.Start != off || x.Length <= 0 || x.Length > size-off:
+		return x, fmt.Errorf("extent of %d bytes at %#x, want one at %#x", x.Length, x.Start, off)
+	}
+	return x, nil
+}
+
 func (s diskSource) read(e *extentBuffer, d *writerDevice, b batch) error {
+	if b.err != nil {
+		return b.err
+	}
 	for off, n := range b.pieces(d) {
 		p := e.piece(int(n))
 		have := min(max(s.src.Size()-off, 0), n)
 		clear(p[have:]) // what rounds the size up
-		stored, err := s.readExtents(p[:have], off)
+		stored, err := s.readExtents(p[:have], off, &b.extents)
 		if err != nil {
 			return err
 		}
@@ -200,41 +250,43 @@ func (s diskSource) read(e *extentBuffer, d *writerDevice, b batch) error {
 }
 
 // readExtents fills p from off, and reads only what is not known to be zero.
-// It reports whether there was such.
-func (s diskSource) readExtents(p []byte, off int64) (stored bool, err error) {
-	next, end := off, off+int64(len(p))
-	for x, err := range s.src.Extents(off, int64(len(p))) {
-		if err != nil {
-			return false, err
-		}
-		if x.Start != next || x.Length <= 0 || x.End() > end {
-			return false, fmt.Errorf("extent of %d bytes at %#x, want one at %#x", x.Length, x.Start, next)
-		}
-		q := p[x.Start-off : x.End()-off]
-		next = x.End()
+// It reports whether there was such. It drops the extents that are done.
+func (s diskSource) readExtents(p []byte, off int64, extents *[]Extent) (stored bool, err error) {
+	for len(p) > 0 {
+		x := (*extents)[0]
+		n := min(x.End()-off, int64(len(p)))
 		if x.IsZero() {
-			clear(q)
-			continue
-		}
-		stored = true
-		if err := safeio.ReadFull(s.src, q, x.Start); err != nil {
-			if s.readError != nil {
-				err = s.readError(x.Start, x.Length, err)
-				clear(q)
-			}
-			if err != nil {
-				return false, fmt.Errorf("read at %#x: %w", x.Start, err)
+			clear(p[:n])
+		} else {
+			stored = true
+			if err := s.readAt(p[:n], off); err != nil {
+				return false, err
 			}
 		}
-	}
-	if next != end {
-		return false, fmt.Errorf("no extent at %#x", next)
+		p = p[n:]
+		if off += n; off == x.End() {
+			*extents = (*extents)[1:]
+		}
 	}
 	return stored, nil
 }
 
+func (s diskSource) readAt(p []byte, off int64) error {
+	err := safeio.ReadFull(s.src, p, off)
+	if err != nil && s.readError != nil {
+		err = s.readError(off, int64(len(p)), err)
+		clear(p)
+	}
+	if err != nil {
+		return fmt.Errorf("read at %#x: %w", off, err)
+	}
+	return nil
+}
+
 // A streamDisk reads clusters of a stream, in order.
 type streamDisk struct{ src io.Reader }
+
+func (s streamDisk) batches(d *writerDevice, room int64) iter.Seq[batch] { return d.batches(room) }
 
 func (s streamDisk) read(e *extentBuffer, d *writerDevice, b batch) error {
 	for off, n := range b.pieces(d) {

@@ -41,12 +41,6 @@ type Target struct {
 	KeepSize bool
 }
 
-// Progress is how far an extraction has come.
-type Progress struct {
-	Offset, Size int64 // bytes of the archive, and its length or -1
-	Done, Total  int64 // bytes of all devices, extracted or not, 64 KiB for each cluster
-}
-
 // Extract reads the archive to its end and writes each device to its target,
 // in the order of the archive. What a device has not stored is not written
 // where the target is known to read as zeros.
@@ -80,7 +74,6 @@ func (a *Archive) Extract(ctx context.Context, o *ExtractOptions) (*Report, erro
 	x := newExtraction(o, min(max(2*runtime.GOMAXPROCS(0), 4), 16))
 	opt := a.opt
 	opt.Progress = nil
-	opt = opt.withDefaults()
 	w, err := newWalker(ctx, &fileSource{r: a.r, size: a.size}, a.size, opt, opt.Profile == Salvage)
 	if err != nil {
 		return nil, err

@@ -19,6 +19,9 @@ type Extractor interface {
 type DirOptions struct {
 	// Select says which devices are extracted, all by default.
 	Select func(d DeviceInfo) bool
+	// Target, where set, returns where a device goes instead of a file of the
+	// directory, nil for a file.
+	Target func(d DeviceInfo) (*Target, error)
 	// Workers and Progress are those of [ExtractOptions].
 	Workers  int
 	Progress func(p Progress)
@@ -45,7 +48,7 @@ func ExtractDir(ctx context.Context, src Extractor, dir *os.Root, o *DirOptions)
 			return nil, err
 		}
 	}
-	out := outputs{dir: dir, selected: o.Select, names: make(map[uint8]string)}
+	out := outputs{dir: dir, opt: *o, names: make(map[uint8]string)}
 	for i, d := range h.Devices {
 		out.names[d.ID] = devices[i]
 	}
@@ -67,10 +70,10 @@ func writeConfig(dir *os.Root, name string, data []byte) error {
 
 // outputs are the files that devices are extracted to.
 type outputs struct {
-	dir      *os.Root
-	selected func(d DeviceInfo) bool
-	names    map[uint8]string // of devices
-	files    []output
+	dir   *os.Root
+	opt   DirOptions
+	names map[uint8]string // of devices
+	files []output
 }
 
 type output struct {
@@ -82,8 +85,13 @@ const temporary = "tmp-"
 
 // target makes the file of a device.
 func (o *outputs) target(d DeviceInfo) (*Target, error) {
-	if o.selected != nil && !o.selected(d) {
+	if o.opt.Select != nil && !o.opt.Select(d) {
 		return nil, nil
+	}
+	if o.opt.Target != nil {
+		if t, err := o.opt.Target(d); t != nil || err != nil {
+			return t, err
+		}
 	}
 	name, ok := o.names[d.ID]
 	if !ok {

@@ -57,6 +57,14 @@ type DeviceInfo struct {
 // Clusters returns how many clusters the device has; the last may be short.
 func (d DeviceInfo) Clusters() int64 { return align.CeilDiv(d.Size, ClusterSize) }
 
+// total returns the bytes of the clusters of all devices.
+func (h *Header) total() (n int64) {
+	for _, d := range h.Devices {
+		n += d.Clusters() * ClusterSize
+	}
+	return n
+}
+
 // Time returns CTime as a time.
 func (h Header) Time() time.Time { return time.Unix(h.CTime, 0) }
 

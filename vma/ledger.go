@@ -15,6 +15,8 @@ type ledger struct {
 	vmstate uint8       // its ID, 0 for none
 	last    *deviceBook // of the last cluster; an empty one at first
 
+	taken int64 // clusters of all devices
+
 	offset, number int64 // of the extent being judged
 }
 
@@ -34,10 +36,19 @@ type deviceBook struct {
 // bitmapWord is how many clusters the reference reader's bitmap grows by.
 const bitmapWord = 64
 
-func newLedger(h *Header, report *Report, opt Options) *ledger {
+// newLedger opens the books for an archive. Where its length is known, size
+// says how much follows the header, otherwise it is -1: the set of clusters of
+// a device is a slice if that many can be listed.
+func newLedger(h *Header, report *Report, opt Options, size int64) *ledger {
 	l := &ledger{opt: opt, report: report, last: &deviceBook{}}
+	room := size / extentHeader * slotsPerExtent
 	for _, d := range h.Devices {
-		l.devs[d.ID] = newBook(d, true)
+		n := d.Clusters()
+		dense := n <= room || n <= maxDenseBits
+		if n <= room {
+			room -= n
+		}
+		l.devs[d.ID] = newBook(d, true, dense)
 	}
 	if vm, ok := h.VMState(); ok {
 		l.vmstate = vm.ID
@@ -46,12 +57,12 @@ func newLedger(h *Header, report *Report, opt Options) *ledger {
 	return l
 }
 
-func newBook(d DeviceInfo, known bool) *deviceBook {
+func newBook(d DeviceInfo, known, dense bool) *deviceBook {
 	const wordSectors = bitmapWord * ClusterSize / 512
 	b := &deviceBook{
 		DeviceReport: DeviceReport{DeviceInfo: d},
 		known:        known,
-		seen:         newBitset(d.Clusters()),
+		seen:         newBitset(d.Clusters(), dense),
 		count:        d.Clusters(),
 		rounded:      (d.Size/512 + wordSectors - 1) / wordSectors * bitmapWord,
 	}
@@ -148,6 +159,7 @@ func (l *ledger) run(e *extent, i, data int) (n, blocks int) {
 		zero += int((uint32(s.mask()) - 1) >> 31) // 1 for an empty mask
 	}
 	d.next = next
+	l.taken += int64(n)
 	d.Clusters += int64(n)
 	d.ZeroClusters += int64(zero)
 	d.StoredBlocks += int64(blocks)
@@ -181,6 +193,7 @@ func (l *ledger) single(e *extent, c *cluster, end int) bool {
 		c.data = min(c.data, e.length)
 	}
 	blocks := c.blocks()
+	l.taken++
 	d.Clusters++
 	d.StoredBlocks += int64(blocks)
 	if blocks == 0 {
@@ -241,7 +254,7 @@ func (l *ledger) unknown(i int, s slot) *deviceBook {
 	if l.opt.Profile != Salvage {
 		return nil
 	}
-	d := newBook(DeviceInfo{ID: s.dev(), Name: fmt.Sprintf("device%d", s.dev())}, false)
+	d := newBook(DeviceInfo{ID: s.dev(), Name: fmt.Sprintf("device%d", s.dev())}, false, false)
 	l.devs[s.dev()] = d
 	return d
 }

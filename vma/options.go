@@ -24,9 +24,15 @@ type Options struct {
 	// default.
 	MaxFindings int
 	// Progress, where set, is told how far a walk over the whole archive has
-	// come: offset bytes of size, -1 for a stream. It is called after every
-	// extent, by one goroutine at a time.
-	Progress func(offset, size int64)
+	// come, after every extent. [Archive.Extract] and [Reader.Extract] have
+	// their own.
+	Progress func(p Progress)
+}
+
+// Progress is how far reading an archive has come.
+type Progress struct {
+	Offset, Size int64 // bytes of the archive, and its length or -1
+	Done, Total  int64 // bytes of all devices, in clusters of 64 KiB
 }
 
 const (
@@ -45,9 +51,6 @@ func (o *Options) withDefaults() Options {
 	}
 	c.MaxHeaderSize = cmp.Or(c.MaxHeaderSize, defaultMaxHeader)
 	c.MaxFindings = cmp.Or(c.MaxFindings, defaultMaxFindings)
-	if c.Progress == nil {
-		c.Progress = func(int64, int64) {}
-	}
 	return c
 }
 

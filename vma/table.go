@@ -5,8 +5,6 @@ import (
 	"maps"
 	"math/bits"
 	"slices"
-
-	"github.com/virtfmt/virtfmt/internal/align"
 )
 
 // A table maps numbers below 1<<32 to words, all zero at first. A dense one is
@@ -15,7 +13,7 @@ import (
 //
 // Lookups may run concurrently with each other, not with writes.
 type table struct {
-	dense []uint64         // whole pages; nil for a sparse table
+	dense []uint64         // nil for a sparse table
 	pages map[uint32]*page // by number / pageLen
 
 	lastKey uint32 // of the page written to last
@@ -35,13 +33,10 @@ const (
 
 // newTable returns a table of n words, dense where the caller can afford it.
 func newTable(n int64, dense bool) *table {
-	t := &table{lastKey: noPage}
 	if dense {
-		t.dense = make([]uint64, align.Up(n, pageLen))
-	} else {
-		t.pages = make(map[uint32]*page)
+		return &table{dense: make([]uint64, n)}
 	}
-	return t
+	return &table{pages: make(map[uint32]*page), lastKey: noPage}
 }
 
 // get returns word i.
@@ -61,6 +56,9 @@ func (t *table) get(i uint32) uint64 {
 //
 // Preconditions: i is below the length of a dense table.
 func (t *table) at(i uint32) *uint64 {
+	if t.dense != nil {
+		return &t.dense[i]
+	}
 	if i/pageLen != t.lastKey {
 		t.turn(i / pageLen)
 	}
@@ -70,10 +68,6 @@ func (t *table) at(i uint32) *uint64 {
 // turn makes the page of that key the last one.
 func (t *table) turn(key uint32) {
 	t.lastKey = key
-	if t.dense != nil {
-		t.last = (*page)(t.dense[int(key)*pageLen:])
-		return
-	}
 	if t.last = t.pages[key]; t.last == nil {
 		t.last = new(page)
 		t.pages[key] = t.last
@@ -121,10 +115,9 @@ type bitset struct{ t *table }
 // having seen them: 8 KiB for a device of 4 GiB.
 const maxDenseBits = 1 << 16
 
-// newBitset returns an empty set for clusters below n; the set of a large
-// device holds any.
-func newBitset(n int64) bitset {
-	return bitset{newTable((n+63)/64, n > 0 && n <= maxDenseBits)}
+// newBitset returns an empty set, a dense one for numbers below n.
+func newBitset(n int64, dense bool) bitset {
+	return bitset{newTable((n+63)/64, dense)}
 }
 
 // add puts n into the set and reports whether it was new there.

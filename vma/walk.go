@@ -51,7 +51,7 @@ func newWalker(ctx context.Context, src source, size int64, opt Options, resync 
 		return w, err
 	}
 	w.header = h
-	w.ledger = newLedger(&h, w.report, opt)
+	w.ledger = newLedger(&h, w.report, opt, max(-1, size-h.Size))
 	if w.report.Count(CodeHeaderMD5) == 0 {
 		w.uuid = &w.header.UUID
 	}
@@ -144,7 +144,9 @@ func (w *walker) next() (*extent, error) {
 		return nil, err
 	}
 	w.count++
-	w.opt.Progress(e.offset+int64(e.length), w.size)
+	if w.opt.Progress != nil {
+		w.opt.Progress(Progress{e.offset + int64(e.length), w.size, w.ledger.taken * ClusterSize, w.header.total()})
+	}
 	return e, nil
 }
 

@@ -159,7 +159,7 @@ func NewWriter(w io.Writer, h *Header, o *WriterOptions) (*Writer, error) {
 	wr.header.BlobSize = int64(binary.BigEndian.Uint32(b[offBlobSize:]))
 	vm, _ := wr.header.VMState()
 	for _, d := range wr.header.Devices {
-		wr.devs[d.ID] = &writerDevice{DeviceInfo: d, vmstate: d.ID == vm.ID, seen: newBitset(d.Clusters())}
+		wr.devs[d.ID] = &writerDevice{DeviceInfo: d, vmstate: d.ID == vm.ID, seen: newBitset(d.Clusters(), d.Clusters() <= maxDenseBits)}
 	}
 	if err := wr.emit(b, false); err != nil {
 		return nil, err

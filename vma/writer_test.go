@@ -112,7 +112,7 @@ func TestWriteAnyOrder(t *testing.T) {
 
 // writeShuffled writes disks, the last one vmstate, in any order: early
 // clusters one by one, ranges of zeros, the rest by CopyFrom.
-func writeShuffled(t *testing.T, rnd *rand.Rand, disks []ram) []byte {
+func writeShuffled(t testing.TB, rnd *rand.Rand, disks []ram) []byte {
 	t.Helper()
 	h := testHeader()
 	type place struct {
