@@ -462,7 +462,7 @@ func TestAccessDoesNotAllocate(t *testing.T) {
 	ring := bytesOf(1, 4)
 	if n := testing.AllocsPerRun(100, func() {
 		var p [4]byte
-		for off := uint64(0); off < 16; off++ {
+		for off := range uint64(16) {
 			d.Read(off, p[:])
 			d.ReadMSIX(off, p[:])
 			d.ReadConfig(off, p[:])

@@ -109,7 +109,7 @@ func (c *rawClient) next() (num int64, fd int, err error) {
 func (c *rawClient) expect(want string) {
 	c.t.Helper()
 	var got []string
-	for range strings.Fields(want) {
+	for range strings.FieldsSeq(want) {
 		num, fd, err := c.next()
 		if err != nil {
 			got = append(got, err.Error())

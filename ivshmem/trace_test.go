@@ -328,7 +328,7 @@ func TestRecordingOfThree(t *testing.T) {
 	}
 	// The order in which the recorder drove them: +X plugs X in, X is its next
 	// step, -X unplugs it.
-	for _, turn := range strings.Fields("+A A +B B A A B B B A B B B A B -B A A A +C C A A C A C") {
+	for turn := range strings.FieldsSeq("+A A +B B A A B B B A B B B A B -B A A A +C C A A C A C") {
 		r := replays[turn[len(turn)-1]]
 		switch turn[0] {
 		case '+':

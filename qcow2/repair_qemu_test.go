@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/virtfmt/virtfmt/internal/difftest"
@@ -202,13 +203,14 @@ func TestRepairDamagedAsQemu(t *testing.T) {
 	for range difftest.Scale(t, 60) {
 		i := random.IntN(len(images))
 		b := bytes.Clone(images[i])
-		what := names[i] + ": " + damageAtRandom(random, b)
+		var what strings.Builder
+		what.WriteString(names[i] + ": " + damageAtRandom(random, b))
 		for random.IntN(3) == 0 {
-			what += ", " + damageAtRandom(random, b)
+			what.WriteString(", " + damageAtRandom(random, b))
 		}
 		failed := t.Failed()
 		if p := repairBoth(t, dir, b); p != nil {
-			p.judge(t, what, b)
+			p.judge(t, what.String(), b)
 		}
 		if t.Failed() && !failed {
 			os.WriteFile(filepath.Join(t.ArtifactDir(), fmt.Sprint("damaged.qcow2")), b, 0o600)

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"sync"
 )
 
@@ -62,9 +63,7 @@ func (f *File) Clone() *File {
 
 func (f *File) clone() *File {
 	c := &File{own: new(token), pages: make(map[int64]*page, len(f.pages)), size: f.size}
-	for i, p := range f.pages {
-		c.pages[i] = p
-	}
+	maps.Copy(c.pages, f.pages)
 	f.own = new(token)
 	return c
 }

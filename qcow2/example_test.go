@@ -1,0 +1,45 @@
+package qcow2_test
+
+import (
+	"fmt"
+	"log"
+
+	"github.com/virtfmt/virtfmt/internal/memfile"
+	"github.com/virtfmt/virtfmt/qcow2"
+)
+
+func Example() {
+	f := memfile.New() // or any *os.File
+	img, err := qcow2.Create(f, 1<<30, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("hello"), 1<<20); err != nil {
+		log.Fatal(err)
+	}
+	if err := img.Close(); err != nil { // makes all of it durable
+		log.Fatal(err)
+	}
+	fmt.Println(img.Size(), "bytes of disk in", f.Size(), "of file")
+	// Output: 1073741824 bytes of disk in 328192 of file
+}
+
+func ExampleImage_Extents() {
+	img, err := qcow2.Create(memfile.New(), 1<<20, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("hello"), 128<<10); err != nil {
+		log.Fatal(err)
+	}
+	for e, err := range img.Extents(0, img.Size()) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%#x %#x %v\n", e.Start, e.Length, e.Kind)
+	}
+	// Output:
+	// 0x0 0x20000 unallocated
+	// 0x20000 0x10000 data
+	// 0x30000 0xd0000 unallocated
+}
