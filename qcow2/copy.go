@@ -21,7 +21,7 @@ func (im *Image) ClusterSize() int64 { return im.clusterSize() }
 
 // HostFile returns the file that the HostOffset of extents of kind [Data] at
 // that depth refers to. It is nil where a backing file does not tell, and for
-// an image that is open for writing, whose clusters move.
+// an image that is open for writing, whose clusters move, or encrypted.
 func (im *Image) HostFile(depth int) io.ReaderAt {
 	if depth > 0 {
 		if h, ok := im.backing.(block.HostFiler); ok {
@@ -29,7 +29,7 @@ func (im *Image) HostFile(depth int) io.ReaderAt {
 		}
 		return nil
 	}
-	if im.w != nil {
+	if im.w != nil || im.encrypted {
 		return nil
 	}
 	return im.data

@@ -59,6 +59,9 @@ type CreateOptions struct {
 	Data        File
 	DataFileRaw bool
 
+	// Encrypt, if not nil, makes an encrypted image.
+	Encrypt *EncryptOptions
+
 	// Open says how the image that Create returns is open. Its OpenData and
 	// Write are not looked at. A new image whose backing file it does not open
 	// is open for its metadata only.
@@ -81,17 +84,33 @@ func Create(f File, size int64, o *CreateOptions) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := newCreator(h.layout(), f, opts.Data)
-	if err := c.create(h, opts.Preallocation); err != nil {
+	open := opts.Open.withDefaults()
+	if open.cryptor, err = opts.create(f, h); err != nil {
 		return nil, fmt.Errorf("qcow2: create: %w", err)
 	}
-	open := opts.Open.withDefaults()
 	open.OpenData = func(string, bool) (File, error) { return opts.Data, nil }
 	open.keepData = true
 	if open.OpenBacking == nil && opts.BackingFile != "" {
 		open.MetadataOnly = true
 	}
 	return openRW(f, open)
+}
+
+// create writes the image with the header h, and returns its cryptor.
+func (o *CreateOptions) create(f File, h *Header) (*cryptor, error) {
+	c := newCreator(h.layout(), f, o.Data)
+	if o.Encrypt == nil {
+		return nil, c.create(h, o.Preallocation)
+	}
+	n, err := o.Encrypt.prepare(h)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(n.key)
+	if err := c.create(h, o.Preallocation); err != nil {
+		return nil, err
+	}
+	return n.cryptor, n.store(f, h, o.Encrypt)
 }
 
 // header returns the header of the new image, without the places of tables.

@@ -62,6 +62,9 @@ func (c *creator) create(h *Header, mode Preallocation) error {
 	if err := c.preallocate(h.Size, mode); err != nil {
 		return err
 	}
+	if err := c.placeCryptoHeader(h); err != nil {
+		return err
+	}
 	h.L1TableOffset = int64(c.l1Off)
 	h.RefcountTableOffset = int64(c.tableOff)
 	h.RefcountTableClusters = uint32(int64(len(c.table)) * refTableEntrySize >> c.clusterBits)

@@ -25,6 +25,7 @@
 //	zero clusters, discard                yes   yes    -       yes
 //	extended L2 entries (subclusters)     yes   yes    yes     yes
 //	external data file, also raw          yes   yes    yes     yes
+//	encryption, LUKS and the legacy AES   yes   yes    yes     yes
 //	lazy refcounts, dirty bit             yes   yes    yes     yes
 //	preallocation                         yes   yes    yes     yes
 //	unknown header fields and extensions  kept  kept   -       -
@@ -46,6 +47,13 @@
 // whatever an entry says. What contradicts itself is an error that is
 // [ErrCorrupt]; if it is found while writing, a version 3 image is marked as
 // corrupt, and becomes read-only.
+//
+// Encrypted images are opened by a passphrase that the caller supplies. It and
+// the keys are wiped from memory after use, but for what the ciphers make of
+// them. Only guest data is encrypted: which clusters hold some is seen without
+// the passphrase, as is what compressed clusters hold, which QEMU does not
+// encrypt; this package reads such clusters and never writes one. Neither
+// method tells when somebody changed what is encrypted.
 //
 // # Limits
 //

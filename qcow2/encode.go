@@ -17,8 +17,8 @@ import (
 // EncodeOptions says what kind of image [Encode] writes. The zero
 // EncodeOptions and nil are the defaults.
 type EncodeOptions struct {
-	// Create is the kind of image. Preallocation, DataFile, Data, DataFileRaw
-	// and Open are not for streams and must be zero.
+	// Create is the kind of image. Preallocation, DataFile, Data, DataFileRaw,
+	// Encrypt and Open are not for streams and must be zero.
 	Create *CreateOptions
 	// Compress stores clusters compressed that shrink by it.
 	Compress bool
@@ -98,8 +98,8 @@ func newEncoder(src Disk, o *EncodeOptions) (*encoder, error) {
 	if e.Create != nil {
 		create = *e.Create
 	}
-	if create.Preallocation != PreallocateOff || create.DataFile != "" || create.Data != nil || create.DataFileRaw || create.Open != nil {
-		return nil, errors.New("qcow2: encode: preallocation, data files and Open are not for streams")
+	if create.Preallocation != PreallocateOff || create.DataFile != "" || create.Data != nil || create.DataFileRaw || create.Encrypt != nil || create.Open != nil {
+		return nil, errors.New("qcow2: encode: preallocation, data files, encryption and Open are not for streams")
 	}
 	if e.Workers == 0 {
 		e.Workers = min(max(2*runtime.GOMAXPROCS(0), 4), 16)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+
+	"github.com/virtfmt/virtfmt/internal/safeio"
 )
 
 var (
@@ -32,7 +34,7 @@ var (
 
 	// ErrLimit means that a size or a count in an image is over the limit for
 	// it, or that an operation would make it so.
-	ErrLimit = errors.New("over the limit")
+	ErrLimit = safeio.ErrLimit
 
 	// ErrOutOfRange means that an offset or a length lies outside of the disk.
 	ErrOutOfRange = errors.New("qcow2: range outside of the disk")

@@ -49,6 +49,9 @@ func (im *Image) extents(r *root, off, n int64, yield func(Extent, error) bool) 
 		case kindZeroPlain:
 			e.Kind = Zero
 		}
+		if im.encrypted {
+			e.HostOffset = NoOffset // what lies there is not what is read
+		}
 		if !yield(e, nil) {
 			return
 		}

@@ -77,6 +77,7 @@ type Image struct {
 	// unlinkedClusters counts those that wait to be used again.
 	unlinkedClusters atomic.Int64
 
+	keys     sync.Mutex      // guards the LUKS header in the file
 	gate     sync.RWMutex    // see the head of this file
 	clusters inflight.Ranges // guest clusters whose entries are being changed
 	sectors  inflight.Ranges // bytes of the disk that are read, changed and written

@@ -11,6 +11,7 @@ type layout struct {
 	extended      bool // extended L2 entries: 16 bytes, 32 subclusters a cluster
 	external      bool // guest clusters lie in an external data file
 	externalRaw   bool // which is also a raw image of the disk
+	encrypted     bool // guest clusters that are not compressed are encrypted
 }
 
 func (h *Header) layout() layout {
@@ -21,6 +22,7 @@ func (h *Header) layout() layout {
 		extended:      h.IncompatibleFeatures&IncompatExtendedL2 != 0,
 		external:      h.IncompatibleFeatures&IncompatExternalData != 0,
 		externalRaw:   h.AutoclearFeatures&AutoclearRawExternal != 0,
+		encrypted:     h.CryptMethod != CryptNone,
 	}
 }
 

@@ -40,6 +40,21 @@ type Options struct {
 	// written: the error is ErrMetadataOnly.
 	MetadataOnly bool
 
+	// Passphrase is asked for the passphrase of an encrypted image, once, when
+	// it is opened; what it returns is wiped after use. nil refuses encrypted
+	// images, unless MetadataOnly is set. Unlocking a LUKS image takes as long as
+	// its maker chose, about two seconds usually.
+	Passphrase func() ([]byte, error)
+
+	// MaxKeyIterations bounds how many iterations one key derivation of a LUKS
+	// image may ask for; an image that asks for more is refused with ErrLimit. 0
+	// is 2^26, about ten seconds.
+	MaxKeyIterations uint32
+
+	// Context ends the unlocking of a LUKS image; nil never does. It is not
+	// used once the image is open.
+	Context context.Context
+
 	// CacheSize bounds the memory for tables, in bytes; 0 is 32 MiB. At least
 	// 256 KiB are used.
 	CacheSize int64
@@ -53,6 +68,9 @@ type Options struct {
 
 	// Write makes OpenFile open the image for writing.
 	Write bool
+
+	// cryptor is that of an image that was just made.
+	cryptor *cryptor
 
 	// keepData leaves closing the external data file to the caller.
 	keepData bool
@@ -95,14 +113,12 @@ func Open(r io.ReaderAt, o *Options) (*Image, error) { return open(r, nil, o.wit
 func OpenRW(f File, o *Options) (*Image, error) { return openRW(f, o.withDefaults()) }
 
 func openRW(f File, o Options) (*Image, error) {
+	if err := repairDirty(f, &o); err != nil {
+		return nil, err
+	}
 	im, err := open(f, f, o)
 	if err != nil {
 		return nil, err
-	}
-	if im.hdr.IncompatibleFeatures&IncompatDirty != 0 {
-		if im, err = im.repairDirty(f); err != nil {
-			return nil, err
-		}
 	}
 	im.lazy = im.version >= 3 && im.hdr.CompatibleFeatures&CompatLazyRefcounts != 0
 	im.diskHdr = im.hdr.clone()
@@ -112,24 +128,6 @@ func openRW(f File, o Options) (*Image, error) {
 		}
 	}
 	return im, nil
-}
-
-// repairDirty closes a dirty image, and opens it again after its repair.
-func (im *Image) repairDirty(f File) (*Image, error) {
-	if err := im.closeAll(); err != nil {
-		return nil, err
-	}
-	if _, err := Repair(context.Background(), f, RepairAll, &CheckOptions{Size: im.length.Load()}); err != nil {
-		return nil, err
-	}
-	again, err := open(f, f, im.opts)
-	if err == nil && again.hdr.IncompatibleFeatures&IncompatDirty != 0 {
-		err = errors.Join(corruptf(72, "incompatible_features", "the image is marked as dirty, and could not be repaired"), again.closeAll())
-	}
-	if err != nil {
-		return nil, err
-	}
-	return again, nil
 }
 
 // open opens the image r, for writing if w, which is the same file, is not
@@ -160,10 +158,13 @@ func open(r io.ReaderAt, w File, o Options) (_ *Image, err error) {
 	}
 	if o.MetadataOnly {
 		im.backingUnopened = im.hdr.BackingFile != ""
-		if im.external {
+		if im.external || im.encrypted {
 			im.data, im.dataW = unopened{}, nil
 		}
 		return im, nil
+	}
+	if err := im.unlock(); err != nil {
+		return nil, err
 	}
 	if err := im.openOthers(); err != nil {
 		im.closeAll()
@@ -180,8 +181,6 @@ func (im *Image) checkUsable() error {
 		return &FormatError{72, "incompatible_features", fmt.Errorf("%w: it is marked so, and must be repaired first", ErrCorrupt)}
 	case h.RefcountTableClusters == 0 && im.w != nil:
 		return badf(56, "refcount_table_clusters", "there is no refcount table")
-	case h.CryptMethod != CryptNone && !im.opts.MetadataOnly:
-		return unsupportedf("encryption %v", h.CryptMethod)
 	}
 	return nil
 }

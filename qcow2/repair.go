@@ -85,6 +85,24 @@ func Repair(ctx context.Context, f File, mode RepairMode, o *CheckOptions) (*Che
 	return res, nil
 }
 
+// repairDirty repairs an image that is marked as dirty, before it is opened
+// for writing.
+func repairDirty(f File, o *Options) error {
+	h, err := readHeader(f)
+	if err != nil || h.IncompatibleFeatures&(IncompatDirty|IncompatCorrupt) != IncompatDirty {
+		return err
+	}
+	r, err := Repair(o.context(), f, RepairAll, &CheckOptions{Size: o.Size})
+	if err != nil {
+		return err
+	}
+	if h, err = readHeader(f); err == nil && h.IncompatibleFeatures&IncompatDirty != 0 {
+		err = corruptf(incompatibleField, "incompatible_features",
+			"the image is marked as dirty, and repairing it leaves %d errors: %v", r.Corruptions+r.CheckErrors, r.Findings[0])
+	}
+	return err
+}
+
 // A repairer is one run of [Repair].
 type repairer struct {
 	ctx     context.Context

@@ -217,3 +217,34 @@ func TestRepairDamagedAsQemu(t *testing.T) {
 		}
 	}
 }
+
+// TestDirtyByQemu opens for writing what a qemu that was killed left behind.
+func TestDirtyByQemu(t *testing.T) {
+	img, io := difftest.Tool(t, "qemu-img", "7.2"), difftest.Tool(t, "qemu-io", "7.2")
+	name := filepath.Join(fastDir(t), "dirty.qcow2")
+	for _, options := range []string{"", ",cluster_size=512", ",extended_l2=on", ",refcount_bits=1"} {
+		difftest.Run(t, img, "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on"+options, name, "16M")
+		difftest.Try(t, io, "-f", "qcow2", "-c", "write -P 1 0 3M", "-c", "flush", "-c", "write -P 2 5M 1M", "-c", "flush", "-c", "abort", name)
+		before := read(t, name)
+		if before[79]&qcow2.IncompatDirty == 0 {
+			t.Fatalf("lazy_refcounts=on%s: qemu left no dirty image", options)
+		}
+		im, err := qcow2.OpenFile(name, &qcow2.Options{Write: true})
+		if err != nil {
+			t.Fatalf("lazy_refcounts=on%s: %v", options, err)
+		}
+		if err := im.Close(); err != nil {
+			t.Error(err)
+		}
+		after := read(t, name)
+		if _, code := checkWithQemu(t, name, false); code != 0 || after[79]&qcow2.IncompatDirty != 0 {
+			t.Errorf("lazy_refcounts=on%s: qemu-img check exits with %d, marks %#x", options, code, after[79])
+		}
+		if im.Header().CompatibleFeatures&qcow2.CompatLazyRefcounts == 0 {
+			t.Errorf("lazy_refcounts=on%s: the image is no longer lazy", options)
+		}
+		if !bytes.Equal(content(t, bytes.NewReader(before)), contentOf(t, name)) {
+			t.Errorf("lazy_refcounts=on%s: the content changed", options)
+		}
+	}
+}

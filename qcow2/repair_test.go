@@ -2,6 +2,7 @@ package qcow2_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"testing"
@@ -108,6 +109,30 @@ func TestRepairLeaksOnly(t *testing.T) {
 		}
 		if r.LeaksFixed != before.Leaks-r.Leaks || r.CorruptionsFixed != before.Corruptions-r.Corruptions {
 			t.Errorf("%s: fixed %d and %d; before %+v, after %+v", d.name, r.LeaksFixed, r.CorruptionsFixed, counts(before), counts(r))
+		}
+	}
+}
+
+func TestOpenRWRepairsDirty(t *testing.T) {
+	for _, d := range damages {
+		e := edit(d.make(t))
+		if e.b[7] != 3 || e.b[79]&2 != 0 { // no such mark, or the other one
+			continue
+		}
+		e.b[79] |= qcow2.IncompatDirty
+		f := memfile.FromBytes(e.b)
+		im, err := qcow2.OpenRW(f, nil)
+		if err != nil {
+			if !unrepairable[d.name] || !errors.Is(err, qcow2.ErrCorrupt) {
+				t.Errorf("%s: %v", d.name, err)
+			}
+			continue
+		}
+		if r, err := im.Check(t.Context(), nil); err != nil || r.Clean() == unrepairable[d.name] || im.Header().IncompatibleFeatures&qcow2.IncompatDirty != 0 {
+			t.Errorf("%s: opened with %+v, %v", d.name, counts(r), err)
+		}
+		if err := im.Close(); err != nil {
+			t.Errorf("%s: %v", d.name, err)
 		}
 	}
 }

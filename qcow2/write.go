@@ -54,7 +54,7 @@ func (im *Image) writable() error {
 		return ErrClosed
 	case im.w == nil:
 		return ErrReadOnly
-	case im.backingUnopened || im.external && im.dataW == nil:
+	case im.backingUnopened || im.dataW == nil:
 		return ErrMetadataOnly
 	}
 	return im.failure()
@@ -94,6 +94,9 @@ func (im *Image) metadata() clusterSet {
 	}
 	runs(im.active.l1.Offset(), int64(len(im.active.l1.Bytes())))
 	runs(im.refs.table.Offset(), int64(len(im.refs.table.Bytes())))
+	if p, ok := im.hdr.CryptoHeader(); ok {
+		runs(p.Offset, min(p.Length, max(im.length.Load()-p.Offset, 0)))
+	}
 	for t, i := l1Table(im.active.l1.Bytes()), 0; i < t.len(); i++ {
 		if off := t.at(i).offset(); off != 0 {
 			tables = append(tables, im.cluster(off))

@@ -252,7 +252,7 @@ func (im *Image) writeZeros(off guestOff, n int64) error {
 	return im.withBuffer(min(n, 1<<20), func(b []byte) error {
 		clear(b)
 		for n > 0 {
-			m, err := im.write(b[:min(n, int64(len(b)))], off)
+			m, err := im.wholeSectors(b[:min(n, int64(len(b)))], off, im.write)
 			if err != nil {
 				return err
 			}
