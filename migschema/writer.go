@@ -29,7 +29,6 @@ type Writer struct {
 	state    writerState
 	ids      map[uint32]bool // sections opened, and whether they carry RAM
 	cur      uint32
-	ram      bool            // the section at hand carries RAM
 	blocks   map[string]bool // announced
 	last     string          // block of the last page
 }

@@ -241,13 +241,6 @@ func decodeBitmaps(b []byte) BitmapsExtension {
 	}
 }
 
-func (d BitmapsExtension) append(b []byte) []byte {
-	b = binary.BigEndian.AppendUint32(b, d.Count)
-	b = binary.BigEndian.AppendUint32(b, 0)
-	b = binary.BigEndian.AppendUint64(b, uint64(d.DirectorySize))
-	return binary.BigEndian.AppendUint64(b, uint64(d.DirectoryOffset))
-}
-
 // A FeatureType says in which bitmap of the header a feature bit lies.
 type FeatureType uint8
 

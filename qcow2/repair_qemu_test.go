@@ -213,7 +213,7 @@ func TestRepairDamagedAsQemu(t *testing.T) {
 			p.judge(t, what.String(), b)
 		}
 		if t.Failed() && !failed {
-			os.WriteFile(filepath.Join(t.ArtifactDir(), fmt.Sprint("damaged.qcow2")), b, 0o600)
+			os.WriteFile(filepath.Join(t.ArtifactDir(), "damaged.qcow2"), b, 0o600)
 		}
 	}
 }

@@ -26,6 +26,5 @@ const (
 // A table is a view of a piece of an L1 or L2 table.
 type table []byte
 
-func (t table) len() int           { return len(t) / entrySize }
-func (t table) at(i int) entry     { return entry(binary.LittleEndian.Uint64(t[i*entrySize:])) }
-func (t table) set(i int, e entry) { binary.LittleEndian.PutUint64(t[i*entrySize:], uint64(e)) }
+func (t table) len() int       { return len(t) / entrySize }
+func (t table) at(i int) entry { return entry(binary.LittleEndian.Uint64(t[i*entrySize:])) }

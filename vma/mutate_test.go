@@ -62,7 +62,6 @@ func (p *parts) sign() *parts {
 	return p
 }
 
-func (p *parts) put16(off int, v uint16) { binary.BigEndian.PutUint16(p.header[off:], v) }
 func (p *parts) put32(off int, v uint32) { binary.BigEndian.PutUint32(p.header[off:], v) }
 func (p *parts) put64(off int, v uint64) { binary.BigEndian.PutUint64(p.header[off:], v) }
 func (p *parts) get32(off int) uint32    { return binary.BigEndian.Uint32(p.header[off:]) }

@@ -24,7 +24,7 @@ type Reader struct {
 // Reader goes on after damage, and [Reader.Report] says what was lost.
 func NewReader(r io.Reader, o *Options) (*Reader, error) {
 	opt := o.withDefaults()
-	return newReader(nil, r, opt, opt.Profile == Salvage)
+	return newReader(context.Background(), r, opt, opt.Profile == Salvage)
 }
 
 func newReader(ctx context.Context, r io.Reader, opt Options, resync bool) (*Reader, error) {

@@ -7,7 +7,6 @@ package difftest
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
@@ -157,6 +156,6 @@ func Seed(tb testing.TB, def uint64) uint64 {
 		}
 		seed = n
 	}
-	tb.Log(fmt.Sprintf("VIRTFMT_SEED=%d", seed))
+	tb.Logf("VIRTFMT_SEED=%d", seed)
 	return seed
 }
