@@ -39,6 +39,10 @@ type Target struct {
 	Zeroed bool
 	// KeepSize leaves the size of W as it is.
 	KeepSize bool
+	// Whole has clusters of 64 KiB written whole if any of their blocks is
+	// stored, zeros included: better for an image with clusters of that size,
+	// which cannot leave out a part of one.
+	Whole bool
 }
 
 // Extract reads the archive to its end and writes each device to its target,
@@ -106,6 +110,7 @@ type extracted struct {
 	asked  bool          // for the target
 	w      io.WriterAt   // its target
 	target *block.Target // nil if it is not extracted
+	whole  bool
 }
 
 // A job is an extent to be written out.
@@ -210,7 +215,7 @@ func (x *extraction) ask(d DeviceInfo) error {
 		if d.Size == 0 { // not known yet
 			d.Size, o.KeepSize = MaxDeviceSize, true
 		}
-		e.w = t.W
+		e.w, e.whole = t.W, t.Whole
 		e.target, err = block.NewTarget(t.W, d.Size, o)
 	}
 	if err != nil {
@@ -297,6 +302,12 @@ func (x *extraction) scatter(clusters []cluster, data []byte, base int) error {
 			continue
 		}
 		off, at := int64(c.cluster())*ClusterSize, c.data-base
+		if x.devices[c.dev()].whole && c.mask() != 0 && c.mask() != 0xffff {
+			if err := s.putWhole(c, data[at:]); err != nil {
+				return err
+			}
+			continue
+		}
 		for b := 0; b*BlockSize < c.size; b++ {
 			next := run{c.dev(), off + int64(b)*BlockSize, min(BlockSize, c.size-b*BlockSize), -1}
 			if c.mask()>>b&1 != 0 {
@@ -315,9 +326,10 @@ func (x *extraction) scatter(clusters []cluster, data []byte, base int) error {
 
 // A scatterer joins runs into longer ones.
 type scatterer struct {
-	x    *extraction
-	data []byte
-	last run // not written yet
+	x     *extraction
+	data  []byte
+	last  run    // not written yet
+	whole []byte // a cluster
 }
 
 // A run is a range of a device that is written at once.
@@ -345,6 +357,23 @@ func (s *scatterer) put(r run) error {
 	err := s.flush()
 	s.last = r
 	return err
+}
+
+// putWhole writes a cluster with its zeros; data begins with its blocks.
+func (s *scatterer) putWhole(c *cluster, data []byte) error {
+	if err := s.flush(); err != nil {
+		return err
+	}
+	if s.whole == nil {
+		s.whole = make([]byte, ClusterSize)
+	}
+	stored := Cluster{Number: c.cluster(), Mask: c.mask(), Data: data[:c.blocks()*BlockSize], size: c.size}
+	stored.CopyTo(s.whole)
+	s.last = run{}
+	if _, err := s.x.devices[c.dev()].target.WriteAt(s.whole[:c.size], stored.Start()); err != nil {
+		return fmt.Errorf("vma: device %d: %w", c.dev(), err)
+	}
+	return nil
 }
 
 // flush writes the last run.

@@ -402,3 +402,28 @@ func TestCopyTo(t *testing.T) {
 		t.Errorf("%v, %+v, or other bytes", err, s)
 	}
 }
+
+// TestExtractWhole extracts to a target that takes clusters whole.
+func TestExtractWhole(t *testing.T) {
+	disks := []ram{content(1, 5<<20+66048, 0.2), content(2, 512, 1)}
+	for name, x := range extractors(t, build(t, false, disks...), nil) {
+		var targets []*buffer
+		if _, err := x.Extract(t.Context(), &vma.ExtractOptions{Target: func(d vma.DeviceInfo) (*vma.Target, error) {
+			targets = append(targets, newBuffer(d.Size, 0))
+			return &vma.Target{W: targets[len(targets)-1], Zeroed: true, Whole: true}, nil
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		for i, d := range disks {
+			if !bytes.Equal(targets[i].b, d) {
+				t.Errorf("%s: device %d is extracted wrong", name, i)
+			}
+			for at, w := range targets[i].written {
+				start := at / 128 * vma.ClusterSize
+				if w == isZero(d[start:min(start+vma.ClusterSize, len(d))]) {
+					t.Fatalf("%s: device %d: sector %d is written: %v", name, i, at, w)
+				}
+			}
+		}
+	}
+}
