@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/virtfmt/virtfmt/vma"
+)
+
+// list prints what the header holds.
+func (c *command) list(o options, args []string) error {
+	if len(args) != 1 {
+		return errUsage
+	}
+	in, err := c.open(args[0], o)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	h, err := in.header()
+	if err != nil {
+		return err
+	}
+	c.printHeader(&h)
+	return nil
+}
+
+// printHeader prints a header as the original does, which knows devices up to
+// 254.
+func (c *command) printHeader(h *vma.Header) {
+	for _, conf := range h.Configs {
+		fmt.Fprintf(c.stdout, "CFG: size: %d name: %s\n", len(conf.Data), conf.Name)
+	}
+	vm, _ := h.VMState()
+	for _, d := range h.Devices {
+		switch {
+		case d.ID > vma.MaxDevices:
+		case d.ID == vm.ID:
+			fmt.Fprintf(c.stdout, "VMSTATE: dev_id=%d memory: %d\n", d.ID, d.Size)
+		default:
+			fmt.Fprintf(c.stdout, "DEV: dev_id=%d size: %d devname: %s\n", d.ID, d.Size, d.Name)
+		}
+	}
+	fmt.Fprintf(c.stdout, "CTIME: %s\n", h.Time().Format(time.ANSIC))
+}
+
+// A noConfigError is a config that the archive does not have.
+type noConfigError struct{ name string }
+
+func (e *noConfigError) Error() string {
+	return fmt.Sprintf("unable to find configuration data '%s'", e.name)
+}
+
+// config writes a config to standard output.
+func (c *command) config(o options, args []string) error {
+	if len(args) != 1 {
+		return errUsage
+	}
+	in, err := c.open(args[0], o)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	h, err := in.header()
+	if err != nil {
+		return err
+	}
+	name := o.last('c', vma.ConfigName)
+	data, ok := h.Config(name)
+	if !ok {
+		return &noConfigError{name}
+	}
+	_, err = c.stdout.Write(data)
+	return err
+}

@@ -1,0 +1,164 @@
+// Command vma works on VMA archives, Proxmox's backups of virtual machines, as
+// Proxmox's own program of that name does, without Proxmox:
+//
+//	vma list ARCHIVE
+//	vma config ARCHIVE [-c NAME]
+//	vma create ARCHIVE [-v] [-c CONFIG]... [-d] [format=F:]NAME=DISK...
+//	vma extract ARCHIVE [-v] [-d NAME,...] [-r MAP] DIR
+//	vma verify ARCHIVE [-v]
+//
+// and does what that cannot:
+//
+//	vma convert ARCHIVE [-z deflate|zstd] [-d NAME,...] DIR    to qcow2 images
+//	vma repack ARCHIVE NEW [-u UUID]    the same content in one order, for stores that deduplicate
+//
+// An ARCHIVE that is read may be "-" for standard input, and compressed with
+// zstd, gzip or, where lzop is installed, lzo. With -S, verify, extract,
+// convert and repack go on at damage and take what can be read.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+)
+
+const usage = `usage: vma command [command options]
+
+vma list <archive>
+vma config <archive> [-c config]
+vma create <archive> [-v] [-c config] ... [-d] [format=F:]name=disk ...
+vma extract <archive> [-v] [-S] [-d <drive-list>] [-r <map>] <targetdir>
+vma verify <archive> [-v] [-S]
+vma convert <archive> [-S] [-z deflate|zstd] [-d <drive-list>] <targetdir>
+vma repack <archive> <new archive> [-S] [-u uuid]
+`
+
+// The exit codes of the original: of its errors, which end it by a signal, of
+// a config that is not there, and of wrong usage.
+const (
+	exitError    = 133
+	exitNoConfig = 255
+	exitUsage    = 1
+)
+
+// A command is what one run of the program works with.
+type command struct {
+	ctx            context.Context
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+var commands = map[string]struct {
+	options string // letters, a colon after those that take a value
+	run     func(c *command, o options, args []string) error
+}{
+	"list":    {"", (*command).list},
+	"config":  {"c:", (*command).config},
+	"create":  {"vc:d:", (*command).create},
+	"extract": {"vSd:r:", (*command).extract},
+	"verify":  {"vS", (*command).verify},
+	"convert": {"Sd:z:", (*command).convert},
+	"repack":  {"Su:", (*command).repack},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	c := &command{ctx, os.Stdin, os.Stdout, os.Stderr}
+	os.Exit(c.main(os.Args[1:]))
+}
+
+// errUsage is wrong usage.
+var errUsage = errors.New("wrong usage")
+
+// main runs a command line and returns the exit code.
+func (c *command) main(args []string) int {
+	err := c.dispatch(args)
+	var none *noConfigError
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errUsage):
+		if err != errUsage {
+			fmt.Fprintln(c.stderr, "vma:", err)
+		}
+		fmt.Fprint(c.stderr, usage)
+		return exitUsage
+	case errors.As(err, &none):
+		fmt.Fprintln(c.stderr, err)
+		return exitNoConfig
+	}
+	fmt.Fprintln(c.stderr, "vma: ERROR:", strings.TrimPrefix(err.Error(), "vma: "))
+	return exitError
+}
+
+func (c *command) dispatch(args []string) error {
+	if len(args) == 0 {
+		return errUsage
+	}
+	cmd, ok := commands[args[0]]
+	if !ok {
+		return fmt.Errorf("%w: no command %q", errUsage, args[0])
+	}
+	o, rest, err := parse(args[1:], cmd.options)
+	if err != nil {
+		return err
+	}
+	return cmd.run(c, o, rest)
+}
+
+// options are the options of a command line, by letter; one without a value
+// has an empty one.
+type options map[byte][]string
+
+func (o options) has(letter byte) bool { return len(o[letter]) > 0 }
+
+// last returns the value given last, or otherwise def.
+func (o options) last(letter byte, def string) string {
+	if v := o[letter]; len(v) > 0 {
+		return v[len(v)-1]
+	}
+	return def
+}
+
+// parse takes a command line apart as getopt of the GNU C library does:
+// options may follow arguments, and letters be joined.
+func parse(args []string, letters string) (o options, rest []string, err error) {
+	o = make(options)
+	for len(args) > 0 {
+		arg := args[0]
+		args = args[1:]
+		if arg == "--" {
+			return o, append(rest, args...), nil
+		}
+		if len(arg) < 2 || arg[0] != '-' {
+			rest = append(rest, arg)
+			continue
+		}
+		for i := 1; i < len(arg); i++ {
+			at := strings.IndexByte(letters, arg[i])
+			if at < 0 || arg[i] == ':' {
+				return nil, nil, fmt.Errorf("%w: no option -%c", errUsage, arg[i])
+			}
+			if !strings.HasPrefix(letters[at+1:], ":") {
+				o[arg[i]] = append(o[arg[i]], "")
+				continue
+			}
+			value := arg[i+1:]
+			if value == "" {
+				if len(args) == 0 {
+					return nil, nil, fmt.Errorf("%w: option -%c needs a value", errUsage, arg[i])
+				}
+				value, args = args[0], args[1:]
+			}
+			o[arg[i]] = append(o[arg[i]], value)
+			break
+		}
+	}
+	return o, rest, nil
+}
