@@ -71,7 +71,7 @@ func TestErrors(t *testing.T) {
 			t.Errorf("done fails at %d: %v after %d", at, err, last)
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
-		if err := ordered.Run(ctx, 3, 5, count(1<<40), nothing, func(i int, _ *struct{}) error {
+		if err := ordered.Run(ctx, 3, 5, count(1<<30), nothing, func(i int, _ *struct{}) error {
 			if i == at {
 				cancel(boom)
 			}
