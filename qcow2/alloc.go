@@ -19,6 +19,10 @@ type refcounts struct {
 	table *tablecache.Resident // the refcount table, nil until it is needed
 	next  clusterIdx           // where the search for free clusters goes on
 	end   clusterIdx           // from here on the file was never written
+
+	// packed is where the next compressed cluster may go, behind the last, or
+	// 0. Its cluster is in use.
+	packed hostOff
 }
 
 // openRefs reads the refcount table. Image.allocMu is held.
@@ -380,6 +384,9 @@ func (im *Image) lower(i clusterIdx, keepLast bool) (last bool, err error) {
 	}
 	if n == 0 {
 		return false, corruptf(int64(im.clusterOff(i)), "refcount", "a cluster that was in use has the refcount 0")
+	}
+	if n == 1 && im.cluster(im.refs.packed) == i {
+		im.refs.packed = 0
 	}
 	if n == 1 && keepLast {
 		return true, nil

@@ -14,17 +14,20 @@ import (
 // A codec decodes the compressed clusters of an image, each into the whole
 // cluster, and keeps the last few.
 type codec struct {
+	kind       CompressionType
 	cluster    int
 	decompress func(dst, src []byte) error
 
-	zstdOnce sync.Once
-	zstd     *zstd.Decoder
-	inputs   sync.Pool // of *[]byte: compressed data
-	outputs  sync.Pool // of *[]byte: a cluster and zstdSlack
-	kept     decoded
+	zstdOnce    sync.Once
+	zstd        *zstd.Decoder
+	inputs      sync.Pool // of *[]byte: compressed data
+	compressors sync.Pool // of *compressor
+	outputs     sync.Pool // of *[]byte: a cluster and zstdSlack
+	kept        decoded
 }
 
 func (c *codec) init(h *Header) {
+	c.kind = h.CompressionType
 	c.cluster = int(h.ClusterSize())
 	c.decompress = unflate
 	if h.CompressionType == CompressionZstd {

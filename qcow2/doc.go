@@ -21,7 +21,7 @@
 //	clusters of 512 bytes to 2 MiB        yes   yes    yes     yes
 //	refcounts of 1 to 64 bits             yes   yes    yes     yes
 //	backing file, of any [Disk]           yes   yes    yes     -
-//	compressed clusters, deflate, zstd    yes   rewrites plain, Encode  -  yes
+//	compressed clusters, deflate, zstd    yes   yes    -       yes
 //	zero clusters, discard                yes   yes    -       yes
 //	extended L2 entries (subclusters)     yes   yes    yes     yes
 //	external data file, also raw          yes   yes    yes     yes

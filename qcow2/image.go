@@ -16,6 +16,7 @@ package qcow2
 //	sectors   ranges of bytes that are read, changed and written
 //	clusters  ranges of guest clusters whose L2 entries are being changed. Data
 //	          is written before its entry, so that the lock is held over I/O
+//	packMu    compressed clusters get their places and are written
 //	tableMu   L2 tables are made or copied
 //	flushMu   a write-back, the header in the file; held over I/O
 //	allocMu   refcounts; held over reading a slice of them
@@ -81,6 +82,7 @@ type Image struct {
 	gate     sync.RWMutex    // see the head of this file
 	clusters inflight.Ranges // guest clusters whose entries are being changed
 	sectors  inflight.Ranges // bytes of the disk that are read, changed and written
+	packMu   sync.Mutex      // guards placing and writing compressed clusters
 	tableMu  sync.Mutex      // guards making L2 tables the active mapping's own
 
 	flushMu      sync.Mutex // guards what follows, and holding the file in order

@@ -98,7 +98,25 @@ func (d *disk) step() string {
 	part := d.want[off : off+n]
 	var err error
 	var name string
-	switch k := d.rng.IntN(20); {
+	switch k := d.rng.IntN(22); {
+	case k >= 20:
+		name = "compress"
+		off = off / d.sizes * d.sizes
+		n = min(len(d.want)-off, (1+d.rng.IntN(max(1, min(4, (4<<20)/d.sizes))))*d.sizes)
+		p := make([]byte, n)
+		for i := range p {
+			p[i] = byte(i>>3) | 1
+			if i>>9&k&1 == 1 {
+				p[i] = byte(d.rng.Uint32())
+			}
+		}
+		_, err = d.im.WriteCompressedAt(p, int64(off))
+		switch {
+		case err == nil:
+			copy(d.want[off:], p)
+		case errors.Is(err, qcow2.ErrAllocated), errors.Is(err, errors.ErrUnsupported) && d.opts.OpenData != nil:
+			err = nil
+		}
 	case k < 9:
 		name = "write"
 		p := make([]byte, n)
