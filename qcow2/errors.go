@@ -23,6 +23,10 @@ var (
 	// [fs.ErrClosed].
 	ErrClosed error = &sentinel{"image is closed", fs.ErrClosed}
 
+	// ErrLocked means that another program uses the image in a way that does
+	// not go with the one that was asked for.
+	ErrLocked = errors.New("qcow2: image is in use by another program")
+
 	// ErrMetadataOnly means that guest data was asked for which the image does
 	// not hold itself, and that it was opened with Options.MetadataOnly.
 	ErrMetadataOnly = errors.New("qcow2: image was opened for its metadata only")

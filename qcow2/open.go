@@ -69,6 +69,13 @@ type Options struct {
 	// Write makes OpenFile open the image for writing.
 	Write bool
 
+	// NoLock keeps OpenFile from taking locks on the files that it opens. By
+	// default it takes those by which QEMU and its tools keep away from each
+	// other, so that an image is written by one program, or read by any number,
+	// at a time, and an image that a virtual machine runs on is refused with
+	// ErrLocked. Only Linux has them.
+	NoLock bool
+
 	// cryptor is that of an image that was just made.
 	cryptor *cryptor
 

@@ -22,7 +22,7 @@ import (
 // such names go to [Options.OpenBacking] and [Options.OpenData].
 func OpenFile(name string, o *Options) (*Image, error) {
 	opts := o.withDefaults()
-	t := tree{root: opts.Root}
+	t := tree{root: opts.Root, noLock: opts.NoLock}
 	if opts.Root == nil {
 		f, err := os.OpenFile(name, opts.openFlag(), 0)
 		if err != nil {
@@ -43,8 +43,9 @@ func OpenFile(name string, o *Options) (*Image, error) {
 
 // A tree opens the files that an image names, inside of a directory.
 type tree struct {
-	root  *os.Root
-	chain []fs.FileInfo // the images above
+	root   *os.Root
+	noLock bool
+	chain  []fs.FileInfo // the images above
 }
 
 // openImage opens the image f, whose path inside the root is rel. It closes f
@@ -55,12 +56,15 @@ func (t tree) openImage(f *os.File, rel string, o Options) (_ *Image, err error)
 			f.Close()
 		}
 	}()
+	if err := t.lock(f, o.Write); err != nil {
+		return nil, fmt.Errorf("qcow2: %w", err)
+	}
 	if t.root != nil {
 		fi, err := f.Stat()
 		if err != nil {
 			return nil, fmt.Errorf("qcow2: %w", err)
 		}
-		below := tree{t.root, append(slices.Clip(t.chain), fi)}
+		below := tree{t.root, t.noLock, append(slices.Clip(t.chain), fi)}
 		if o.OpenBacking == nil {
 			o.OpenBacking = func(name, format string) (Disk, error) { return below.openBacking(filepath.Dir(rel), name, format) }
 		}
@@ -114,6 +118,10 @@ func (t tree) openBacking(dir, name, format string) (Disk, error) {
 		return nil, errors.New("the image backs itself")
 	}
 	if format == "raw" {
+		if err := t.lock(f, false); err != nil {
+			f.Close()
+			return nil, err
+		}
 		return rawFile{block.Raw(f, fi.Size()), f}, nil
 	}
 	return t.openImage(f, rel, (*Options)(nil).withDefaults())
@@ -129,7 +137,23 @@ func (t tree) openData(dir, name string, write bool) (File, error) {
 	if write {
 		flag = os.O_RDWR
 	}
-	return t.open(rel, flag)
+	f, err := t.open(rel, flag)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.lock(f, write); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// lock takes locks on a file, if it is to.
+func (t tree) lock(f *os.File, write bool) error {
+	if t.noLock {
+		return nil
+	}
+	return lockFile(f, write)
 }
 
 var protocol = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*:`)
