@@ -196,11 +196,12 @@ func (f Finding) Error() string {
 		s = fmt.Sprintf("%s: device %d clusters %d to %d", s, f.Device, f.Cluster, int64(f.Cluster)+f.Count-1)
 	case CodeTrailing, CodeSkipped:
 		s = fmt.Sprintf("%s: %d", s, f.Count)
-	case CodeLost:
-		s = fmt.Sprintf("%s: device %d cluster %d: %d bytes", s, f.Device, f.Cluster, f.Count)
 	default:
 		if f.Slot >= 0 && f.Device != 0 {
 			s = fmt.Sprintf("%s: device %d cluster %d", s, f.Device, f.Cluster)
+		}
+		if f.Code == CodeLost {
+			s = fmt.Sprintf("%s: %d bytes", s, f.Count)
 		}
 	}
 	if f.Detail != "" {

@@ -18,7 +18,8 @@ type Options struct {
 	// not tell it. Streams do not use it.
 	Size int64
 	// MaxHeaderSize is the largest header accepted in bytes, 64 MiB by
-	// default; 256 configs and 254 devices of the largest names fit in it.
+	// default and at most 1 GiB; 256 configs and 254 devices of the largest
+	// names fit in the default.
 	MaxHeaderSize int64
 	// MaxFindings is how many findings of each [Code] a [Report] holds, 100 by
 	// default.
@@ -49,7 +50,7 @@ func (o *Options) withDefaults() Options {
 	if c.Profile >= numProfiles {
 		c.Profile = Proxmox
 	}
-	c.MaxHeaderSize = cmp.Or(c.MaxHeaderSize, defaultMaxHeader)
+	c.MaxHeaderSize = min(cmp.Or(c.MaxHeaderSize, defaultMaxHeader), 1<<30)
 	c.MaxFindings = cmp.Or(c.MaxFindings, defaultMaxFindings)
 	return c
 }

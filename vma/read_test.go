@@ -319,6 +319,11 @@ func TestOpenErrors(t *testing.T) {
 			}
 		}
 	}
+	for name, b := range map[string][]byte{"empty": nil, "text": []byte("hello"), "zeros": make([]byte, 1<<20)} {
+		if err := openError(b, vma.Salvage); !errors.Is(err, vma.ErrFormat) {
+			t.Errorf("%s is salvaged: %v", name, err)
+		}
+	}
 	for name, want := range map[string]string{
 		"duplicate":      "vma: extent 0 slot 6 at 0x3258: duplicate cluster: device 1 cluster 6",
 		"device unknown": "vma: extent 2 slot 26 at 0x566f8: unknown device: device 9 cluster 2",

@@ -10,8 +10,8 @@ import (
 // A Reader reads an archive from front to back, from a pipe or a
 // decompressor. It holds one extent at a time, less than 4 MiB, besides the
 // header and a bit for each cluster. It reads nothing past the extent that it
-// is in; an archive ends where the stream does. A Reader is not safe for
-// concurrent use.
+// is in; an archive ends where the stream does. To salvage it looks ahead by
+// an extent where there is damage. A Reader is not safe for concurrent use.
 type Reader struct {
 	w      *walker
 	stream *streamSource

@@ -3,6 +3,7 @@ package vma
 import (
 	"iter"
 	"maps"
+	"math"
 	"math/bits"
 	"slices"
 )
@@ -33,7 +34,8 @@ const (
 
 // newTable returns a table of n words, dense where the caller can afford it.
 func newTable(n int64, dense bool) *table {
-	if dense {
+	const most = math.MaxInt / 64 // which a system of 32 bits has room for
+	if dense && n <= most {
 		return &table{dense: make([]uint64, n)}
 	}
 	return &table{pages: make(map[uint32]*page), lastKey: noPage}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -170,6 +171,63 @@ func writeShuffled(t testing.TB, rnd *rand.Rand, disks []ram) []byte {
 }
 
 func isZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
+
+// TestWriteConcurrent writes from several goroutines at once.
+func TestWriteConcurrent(t *testing.T) {
+	disks := []ram{content(1, 9<<20, 0.4), content(2, 3<<20, 0.5)}
+	var b bytes.Buffer
+	w, err := vma.NewWriter(&b, testHeader(vma.DeviceInfo{Name: "a", Size: disks[0].Size()}, vma.DeviceInfo{Name: "b", Size: disks[1].Size()}), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for g := range 3 {
+		wg.Go(func() {
+			for n := g; n < 48; n += 3 {
+				if err := w.WriteCluster(2, uint32(n), disks[1][n<<16:(n+1)<<16]); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Go(func() {
+		if err := w.CopyFrom(t.Context(), 1, disks[0], nil); err != nil {
+			t.Error(err)
+		}
+	})
+	wg.Wait()
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	readBack(t, b.Bytes(), disks)
+}
+
+// TestCopyReadError copies a disk that cannot be read at its end, which
+// becomes zeros where the caller says so.
+func TestCopyReadError(t *testing.T) {
+	disk := content(1, 2<<20, 0.8)
+	var b bytes.Buffer
+	w, err := vma.NewWriter(&b, testHeader(vma.DeviceInfo{Name: "a", Size: disk.Size()}), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan int64, 1000)
+	err = w.CopyFrom(t.Context(), 1, broken{disk}, &vma.CopyOptions{ReadError: func(off, n int64, err error) error {
+		asked <- n
+		if !errors.Is(err, errFull) {
+			return err
+		}
+		return nil
+	}})
+	if err != nil || len(asked) == 0 {
+		t.Fatalf("%v after %d questions", err, len(asked))
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	clear(disk[len(disk)/2:])
+	readBack(t, b.Bytes(), []ram{disk})
+}
 
 func TestIncomplete(t *testing.T) {
 	h := testHeader(vma.DeviceInfo{Name: "a", Size: 10 << 16}, vma.DeviceInfo{Name: "b", Size: 5<<16 + 512})
