@@ -30,15 +30,7 @@ type image struct {
 
 const temporary = "tmp-"
 
-func (c *command) convert(o options, args []string) (err error) {
-	if len(args) != 2 {
-		return errUsage
-	}
-	in, err := c.open(args[0], o)
-	if err != nil {
-		return err
-	}
-	defer in.close()
+func (c *command) convert(in *input, o options, args []string) (err error) {
 	v := &conversion{c: c, encode: &qcow2.EncodeOptions{Create: &qcow2.CreateOptions{}}, names: make(map[string]bool)}
 	switch z := o.last('z', ""); z {
 	case "":
@@ -50,7 +42,7 @@ func (c *command) convert(o options, args []string) (err error) {
 		return fmt.Errorf("%w: no compression %q", errUsage, z)
 	}
 	if v.encode.Compress && in.file == nil {
-		return fmt.Errorf("%s: only an archive that is not compressed can become compressed images", args[0])
+		return errors.New("only a file that is not compressed can become compressed images")
 	}
 	chosen := func(vma.DeviceInfo) bool { return true }
 	if list := o.last('d', ""); list != "" {
@@ -61,10 +53,10 @@ func (c *command) convert(o options, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(args[1], 0o777); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Mkdir(args[0], 0o777); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	if v.dir, err = os.OpenRoot(args[1]); err != nil {
+	if v.dir, err = os.OpenRoot(args[0]); err != nil {
 		return err
 	}
 	defer v.dir.Close()

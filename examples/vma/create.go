@@ -14,7 +14,11 @@ import (
 )
 
 // create makes an archive of configs and disks.
-func (c *command) create(o options, args []string) error {
+func (c *command) create(args []string) error {
+	o, args, err := parse(args, "vc:d:")
+	if err != nil {
+		return err
+	}
 	if len(args) < 1 {
 		return errUsage
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -12,15 +11,7 @@ import (
 
 // extract writes configs and devices into a new directory, or devices to where
 // a map says.
-func (c *command) extract(o options, args []string) (err error) {
-	if len(args) != 2 {
-		return errUsage
-	}
-	in, err := c.open(args[0], o)
-	if err != nil {
-		return err
-	}
-	defer in.close()
+func (c *command) extract(in *input, o options, args []string) (err error) {
 	x, err := in.extractor(c)
 	if err != nil {
 		return err
@@ -35,10 +26,10 @@ func (c *command) extract(o options, args []string) (err error) {
 		names := strings.Split(list, ",")
 		opt.Select = func(d vma.DeviceInfo) bool { return slices.Contains(names, d.Name) }
 	}
-	if err := os.Mkdir(args[1], 0o777); err != nil {
+	if err := os.Mkdir(args[0], 0o777); err != nil {
 		return err
 	}
-	dir, err := os.OpenRoot(args[1])
+	dir, err := os.OpenRoot(args[0])
 	if err != nil {
 		return err
 	}
@@ -61,17 +52,9 @@ func (c *command) extract(o options, args []string) (err error) {
 }
 
 // repack writes the content of an archive in one order.
-func (c *command) repack(o options, args []string) (err error) {
-	if len(args) != 2 {
-		return errUsage
-	}
-	in, err := c.open(args[0], o)
-	if err != nil {
-		return err
-	}
-	defer in.close()
+func (c *command) repack(in *input, o options, args []string) (err error) {
 	if in.file == nil {
-		return fmt.Errorf("%s: only a file that is not compressed can be repacked", args[0])
+		return errors.New("only a file that is not compressed can be repacked")
 	}
 	opt := &vma.RepackOptions{FillMissing: o.has('S')}
 	if text := o.last('u', ""); text != "" {
@@ -82,7 +65,7 @@ func (c *command) repack(o options, args []string) (err error) {
 	if _, err := in.extractor(c); err != nil {
 		return err
 	}
-	out, err := c.output(args[1])
+	out, err := c.output(args[0])
 	if err != nil {
 		return err
 	}

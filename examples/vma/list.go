@@ -2,21 +2,15 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/virtfmt/virtfmt/vma"
 )
 
 // list prints what the header holds.
-func (c *command) list(o options, args []string) error {
-	if len(args) != 1 {
-		return errUsage
-	}
-	in, err := c.open(args[0], o)
-	if err != nil {
-		return err
-	}
-	defer in.close()
+func (c *command) list(in *input, o options, args []string) error {
 	h, err := in.header()
 	if err != nil {
 		return err
@@ -29,7 +23,7 @@ func (c *command) list(o options, args []string) error {
 // 254.
 func (c *command) printHeader(h *vma.Header) {
 	for _, conf := range h.Configs {
-		fmt.Fprintf(c.stdout, "CFG: size: %d name: %s\n", len(conf.Data), conf.Name)
+		fmt.Fprintf(c.stdout, "CFG: size: %d name: %s\n", len(conf.Data), printable(conf.Name))
 	}
 	vm, _ := h.VMState()
 	for _, d := range h.Devices {
@@ -38,10 +32,20 @@ func (c *command) printHeader(h *vma.Header) {
 		case d.ID == vm.ID:
 			fmt.Fprintf(c.stdout, "VMSTATE: dev_id=%d memory: %d\n", d.ID, d.Size)
 		default:
-			fmt.Fprintf(c.stdout, "DEV: dev_id=%d size: %d devname: %s\n", d.ID, d.Size, d.Name)
+			fmt.Fprintf(c.stdout, "DEV: dev_id=%d size: %d devname: %s\n", d.ID, d.Size, printable(d.Name))
 		}
 	}
 	fmt.Fprintf(c.stdout, "CTIME: %s\n", h.Time().Format(time.ANSIC))
+}
+
+// printable returns a name without what could pass for another line.
+func printable(name string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, name)
 }
 
 // A noConfigError is a config that the archive does not have.
@@ -52,15 +56,7 @@ func (e *noConfigError) Error() string {
 }
 
 // config writes a config to standard output.
-func (c *command) config(o options, args []string) error {
-	if len(args) != 1 {
-		return errUsage
-	}
-	in, err := c.open(args[0], o)
-	if err != nil {
-		return err
-	}
-	defer in.close()
+func (c *command) config(in *input, o options, args []string) error {
 	h, err := in.header()
 	if err != nil {
 		return err

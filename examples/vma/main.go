@@ -53,18 +53,25 @@ type command struct {
 	stdout, stderr io.Writer
 }
 
+// commands gives each command its options, letters with a colon after those
+// that take a value, and how many arguments it takes. All but create read the
+// archive that the first one names.
 var commands = map[string]struct {
-	options string // letters, a colon after those that take a value
-	run     func(c *command, o options, args []string) error
+	options   string
+	args      int
+	operation operation
 }{
-	"list":    {"", (*command).list},
-	"config":  {"c:", (*command).config},
-	"create":  {"vc:d:", (*command).create},
-	"extract": {"vSd:r:", (*command).extract},
-	"verify":  {"vS", (*command).verify},
-	"convert": {"Sd:z:", (*command).convert},
-	"repack":  {"Su:", (*command).repack},
+	"list":    {"", 1, (*command).list},
+	"config":  {"c:", 1, (*command).config},
+	"extract": {"vSd:r:", 2, (*command).extract},
+	"verify":  {"vS", 1, (*command).verify},
+	"convert": {"Sd:z:", 2, (*command).convert},
+	"repack":  {"Su:", 2, (*command).repack},
 }
+
+// An operation is a command that reads an archive. args are the arguments
+// after it.
+type operation func(c *command, in *input, o options, args []string) error
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -101,6 +108,9 @@ func (c *command) dispatch(args []string) error {
 	if len(args) == 0 {
 		return errUsage
 	}
+	if args[0] == "create" {
+		return c.create(args[1:])
+	}
 	cmd, ok := commands[args[0]]
 	if !ok {
 		return fmt.Errorf("%w: no command %q", errUsage, args[0])
@@ -109,7 +119,14 @@ func (c *command) dispatch(args []string) error {
 	if err != nil {
 		return err
 	}
-	return cmd.run(c, o, rest)
+	if len(rest) != cmd.args {
+		return errUsage
+	}
+	in, err := c.open(rest[0], o)
+	if err != nil {
+		return err
+	}
+	return errors.Join(cmd.operation(c, in, o, rest[1:]), in.close())
 }
 
 // options are the options of a command line, by letter; one without a value

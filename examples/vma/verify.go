@@ -9,15 +9,7 @@ import (
 
 // verify checks an archive. It prints what is wrong with it; the original
 // stops at the first thing, and does not notice missing clusters.
-func (c *command) verify(o options, args []string) error {
-	if len(args) != 1 {
-		return errUsage
-	}
-	in, err := c.open(args[0], o)
-	if err != nil {
-		return err
-	}
-	defer in.close()
+func (c *command) verify(in *input, o options, args []string) error {
 	if o.has('v') {
 		if in.file != nil {
 			h, err := in.header()
@@ -29,6 +21,7 @@ func (c *command) verify(o options, args []string) error {
 		in.opt.Progress = percent(c.stdout)
 	}
 	var report *vma.Report
+	var err error
 	if in.file != nil {
 		report, err = vma.Verify(c.ctx, in.file, in.opt)
 	} else {
