@@ -3,13 +3,18 @@ package qcow2_test
 import (
 	"fmt"
 	"log"
+	"os"
 
 	"github.com/virtfmt/virtfmt/internal/memfile"
 	"github.com/virtfmt/virtfmt/qcow2"
 )
 
 func Example() {
-	f := memfile.New() // or any *os.File
+	f, err := os.CreateTemp("", "*.qcow2") // or any file in memory
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.Remove(f.Name())
 	img, err := qcow2.Create(f, 1<<30, nil)
 	if err != nil {
 		log.Fatal(err)
@@ -20,7 +25,11 @@ func Example() {
 	if err := img.Close(); err != nil { // makes all of it durable
 		log.Fatal(err)
 	}
-	fmt.Println(img.Size(), "bytes of disk in", f.Size(), "of file")
+	info, err := f.Stat()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(img.Size(), "bytes of disk in", info.Size(), "of file")
 	// Output: 1073741824 bytes of disk in 328192 of file
 }
 
