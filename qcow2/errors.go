@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/virtfmt/virtfmt/internal/imagelock"
 	"github.com/virtfmt/virtfmt/internal/safeio"
 )
 
@@ -25,7 +26,7 @@ var (
 
 	// ErrLocked means that another program uses the image in a way that does
 	// not go with the one that was asked for.
-	ErrLocked = errors.New("qcow2: image is in use by another program")
+	ErrLocked = imagelock.ErrLocked
 
 	// ErrMetadataOnly means that guest data was asked for which the image does
 	// not hold itself, and that it was opened with Options.MetadataOnly.

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/virtfmt/virtfmt/internal/block"
+	"github.com/virtfmt/virtfmt/internal/imagelock"
 )
 
 // OpenFile opens the image with a path, as o says. Close closes the file.
@@ -153,7 +154,7 @@ func (t tree) lock(f *os.File, write bool) error {
 	if t.noLock {
 		return nil
 	}
-	return lockFile(f, write)
+	return imagelock.Lock(f, write)
 }
 
 var protocol = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*:`)

@@ -1,4 +1,4 @@
-package qcow2
+package imagelock
 
 import (
 	"errors"
@@ -8,13 +8,8 @@ import (
 	"syscall"
 )
 
-// QEMU tells other programs how it uses an image file by locks on single bytes
-// of it, which hold nothing of their own: a byte for each permission that it
-// uses, and one for each that it does not let others use. All are read locks,
-// so that any number of programs can hold them; a conflict is found by asking
-// whether a write lock would be granted. They are open file description
-// locks: they belong to the file that was opened, not to the process, and end
-// when that is closed.
+// A permission has a byte that says that it is used, and one that says that it
+// is denied.
 const (
 	lockUsed   = 100 // + permission: it is used
 	lockDenied = 200 // + permission: others must not use it
@@ -29,10 +24,10 @@ const (
 
 var permNames = map[int64]string{permRead: "read", permWrite: "write", permResize: "resize"}
 
-// lockFile takes the locks that QEMU takes for an image that it reads, or
-// writes as well. It is ErrLocked if another program uses the file in a way
-// that does not go with that.
-func lockFile(f *os.File, write bool) error {
+// Lock takes the locks that QEMU takes for an image that it reads, or writes
+// as well. It is [ErrLocked] if another program uses the file in a way that
+// does not go with that. A file system without such locks is no error.
+func Lock(f *os.File, write bool) error {
 	used := []int64{permRead}
 	if write {
 		used = append(used, permWrite, permResize)
