@@ -262,22 +262,29 @@ func TestServerRefuses(t *testing.T) {
 	b := dialRaw(t, path)
 	b.expect("-1")
 	b.expectEnd()
-	waitFor(t, "room", func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return len(events) == 2
-	})
+	told := func(n int) {
+		t.Helper()
+		waitFor(t, fmt.Sprintf("event %d", n), func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(events) == n
+		})
+	}
+	told(2)
 	c := dialRaw(t, path)
 	c.expect("0 1 -1+fd 0+fd 1+fd")
+	a.expect("1+fd") // else it may never hear of c
 	d := dialRaw(t, path)
 	d.expect("-1")
 	d.expectEnd()
+	told(4)
 
 	if _, err := c.conn.Write([]byte{0}); err != nil {
 		t.Fatal(err)
 	}
 	c.expectEnd()
-	a.expect("1+fd 1")
+	a.expect("1")
+	told(5)
 	s.Close()
 	a.expectEnd()
 	mu.Lock()
