@@ -1,6 +1,7 @@
 package migschema
 
 import (
+	"fmt"
 	"io"
 	"iter"
 )
@@ -16,6 +17,7 @@ type Decoder struct {
 	names   map[string]string // of the blocks announced
 	skipped bool              // Skip has closed the section
 	check   *Validator
+	blob    []byte // a string that came in pieces
 }
 
 // NewDecoder returns a Decoder of the QemuFile in r. It reads ahead, unless
@@ -235,6 +237,38 @@ func (d *Decoder) intern(b []byte) string {
 // Events returns the events that are left. It ends after the first error, and
 // does not give [io.EOF].
 func (d *Decoder) Events() iter.Seq2[*Event, error] { return all(d.Next) }
+
+// State returns the typed state that [EventState] begins, as a value, after
+// that event. Events go on behind its end. It costs memory in proportion.
+func (d *Decoder) State() (VMState, error) {
+	if d.w.err == nil && (d.w.event != ElementBegin || d.w.node != nodeStateList) {
+		return nil, fmt.Errorf("migschema: %w: State without EventState", CodeMisuse)
+	}
+	l := d.w.entries()
+	return l, d.w.err
+}
+
+// Blob returns the whole of the string that [EventBlob] is the first piece
+// of, after that event, at most limit octets. It is valid until the next
+// call; events go on behind it.
+func (d *Decoder) Blob(limit int64) ([]byte, error) {
+	if d.w.err == nil && d.ev.Kind != EventBlob {
+		return nil, fmt.Errorf("migschema: %w: Blob without EventBlob", CodeMisuse)
+	}
+	whole := d.ev.Data
+	if d.ev.More {
+		d.blob = append(d.blob[:0], whole...)
+		for int64(len(d.blob)) <= limit && d.ev.More && d.w.next() == nil {
+			d.event()
+			d.blob = append(d.blob, d.ev.Data...)
+		}
+		whole = d.blob
+	}
+	if d.w.err == nil && int64(len(whole)) > limit {
+		d.w.err = &FormatError{d.w.at, d.w.valuePath(), CodeLimit, nil}
+	}
+	return whole, d.w.err
+}
 
 // Skip passes over the rest of the section that is being read, without
 // looking at it where its length is known. The next event is

@@ -36,6 +36,16 @@
 // carries no length: where it ends is told by the VMDESC behind all of it, or
 // by footers, or is guessed ([Split]).
 //
+// # From one to the other
+//
+// [ToBER] and [ToClassic] convert without loss, or say what would be lost.
+// What the schema has no place for (configuration, commands, VMDESC) becomes a
+// section with a negative id, which any BER tool reads. Devices become blobs,
+// or typed state where the VMDESC describes them.
+//
+// [ReadRAM] applies the pages of a stream to an image of guest memory,
+// [ReadStats] counts what a stream is made of.
+//
 // # What is read, what is written
 //
 //	                              read   written

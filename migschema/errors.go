@@ -93,3 +93,21 @@ func (e *FormatError) Unwrap() []error {
 	}
 	return []error{e.Code, e.Err}
 }
+
+// A coded is a fault in something that has no offset in a stream, or whose
+// caller knows it.
+type coded struct {
+	code Code
+	err  error
+}
+
+func (e *coded) Error() string   { return "migschema: " + string(e.code) + ": " + e.err.Error() }
+func (e *coded) Unwrap() []error { return []error{e.code, e.err} }
+
+// placed gives a fault its place in a stream.
+func placed(err error, at int64, field string) error {
+	if c, ok := err.(*coded); ok {
+		return &FormatError{at, field, c.code, c.err}
+	}
+	return err
+}

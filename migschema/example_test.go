@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"log"
+	"os"
 
 	"github.com/virtfmt/virtfmt/migschema"
 )
@@ -58,4 +59,53 @@ func ExampleAppendJSON() {
 	}
 	fmt.Println(string(j))
 	// Output: {"vmstateentries":[{"int":-1},{"bool":true},{"oldblob":"cafe"}]}
+}
+
+// Convert what QEMU sends to BER and back.
+func ExampleToBER() {
+	classic, err := os.ReadFile("testdata/none.mig")
+	if err != nil {
+		log.Fatal(err)
+	}
+	var ber, back bytes.Buffer
+	report, err := migschema.ToBER(&ber, bytes.NewReader(classic), &migschema.ConvertOptions{Form: migschema.DER, Typed: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(classic), "octets become", ber.Len(), "with", report.Typed, "typed devices")
+	if _, err := migschema.ToClassic(&back, bytes.NewReader(ber.Bytes()), nil); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("the same again:", bytes.Equal(back.Bytes(), classic))
+	// Output:
+	// 747 octets become 799 with 2 typed devices
+	// the same again: true
+}
+
+// Show the state of a device with the names of its fields.
+func ExampleStructDesc_Values() {
+	f, err := os.Open("testdata/none.mig")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer f.Close()
+	r := migschema.NewReader(f, nil)
+	for rec, err := range r.Records() {
+		if err != nil {
+			log.Fatal(err)
+		}
+		if rec.Kind != migschema.RecordState || rec.Name != "timer" {
+			continue
+		}
+		for v, err := range r.VMDesc().Device(rec.Name, rec.Instance, 0).Values(rec.Data) {
+			if err != nil {
+				log.Fatal(err)
+			}
+			fmt.Printf("%s (%s) %x\n", v.Path, v.Type, v.Data)
+		}
+	}
+	// Output:
+	// cpu_ticks_offset (int64) 0000000000000000
+	// unused (unused_buffer) 0000000000000000
+	// cpu_clock_offset (int64) 0000000000000000
 }

@@ -1,5 +1,15 @@
 package migschema
 
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/adler32"
+	"sync"
+
+	"github.com/virtfmt/virtfmt/internal/inflate"
+)
+
 // A PageKind is one way to send a page of RAM.
 type PageKind uint8
 
@@ -52,3 +62,56 @@ type RAMBlock struct {
 	// HasAddr says that Addr is told.
 	HasAddr bool
 }
+
+// Decode changes page, which holds what the page was before, to what p makes
+// of it. A p that cannot be decoded leaves page in any state. Hooks and
+// flushes change nothing.
+func (p *Page) Decode(page []byte) error {
+	switch p.Kind {
+	case PageZero:
+		if p.Fill == 0 {
+			clear(page)
+			return nil
+		}
+		for i := range page {
+			page[i] = p.Fill
+		}
+	case PageFull:
+		if len(p.Data) != len(page) {
+			return &coded{CodeSize, fmt.Errorf("a page of %d bytes for one of %d", len(p.Data), len(page))}
+		}
+		copy(page, p.Data)
+	case PageXBZRLE:
+		return DecodeXBZRLE(page, p.Data)
+	case PageCompressed:
+		return decompress(page, p.Data)
+	}
+	return nil
+}
+
+// inflaters keeps the tables of decoding, which are large.
+var inflaters = sync.Pool{New: func() any { return new(inflate.Decoder) }}
+
+// decompress fills page with what the zlib stream b (RFC 1950) holds: a header
+// of two octets, deflate, a checksum of four.
+func decompress(page, b []byte) error {
+	const head, sum = 2, 4
+	if len(b) < head+sum || b[0]&0x0f != 8 || binary.BigEndian.Uint16(b)%31 != 0 || b[1]&0x20 != 0 {
+		return &coded{CodeCompressed, errZlibHeader}
+	}
+	d := inflaters.Get().(*inflate.Decoder)
+	_, err := d.Decode(page, b[head:len(b)-sum])
+	inflaters.Put(d)
+	if err != nil {
+		return &coded{CodeCompressed, err}
+	}
+	if adler32.Checksum(page) != binary.BigEndian.Uint32(b[len(b)-sum:]) {
+		return &coded{CodeCompressed, errChecksum}
+	}
+	return nil
+}
+
+var (
+	errZlibHeader = errors.New("no zlib header")
+	errChecksum   = errors.New("the checksum differs")
+)

@@ -1,5 +1,12 @@
 package migschema
 
+import (
+	"iter"
+	"maps"
+	"math/bits"
+	"slices"
+)
+
 // chunkPages is how many pages one word list of a pageSet covers: few, so
 // that pages strewn over a hostile address space cost little more than the
 // records that name them.
@@ -54,5 +61,34 @@ func (s *pageSet) set(page uint64, in bool) {
 	case !in && *w&bit != 0:
 		*w &^= bit
 		s.n--
+	}
+}
+
+// runs yields the set as runs of pages in order: first page and count.
+func (s *pageSet) runs() iter.Seq2[uint64, uint64] {
+	return func(yield func(first, n uint64) bool) {
+		var first, n uint64
+		for _, key := range slices.Sorted(maps.Keys(s.chunks)) {
+			for i, w := range s.chunks[key] {
+				base := key*chunkPages + uint64(i)*64
+				for w != 0 {
+					skip := bits.TrailingZeros64(w)
+					run := bits.TrailingZeros64(^(w >> skip))
+					at := base + uint64(skip)
+					if n > 0 && first+n == at {
+						n += uint64(run)
+					} else {
+						if n > 0 && !yield(first, n) {
+							return
+						}
+						first, n = at, uint64(run)
+					}
+					w &^= (1<<run - 1) << skip
+				}
+			}
+		}
+		if n > 0 {
+			yield(first, n)
+		}
 	}
 }

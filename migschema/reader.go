@@ -78,9 +78,10 @@ type Reader struct {
 // A section is what a Reader or a Writer knows of one.
 type section struct {
 	device
-	id  uint32
-	nth int // of the devices of this name and instance
-	ram bool
+	id   uint32
+	nth  int  // of the devices of this name and instance
+	ram  bool // it carries RAM
+	full bool // it comes whole
 }
 
 // A device is what tells one device from another, nearly: see [VMDesc.Device].
@@ -293,7 +294,7 @@ func (r *Reader) open(typ uint8) error {
 	if len(name) == 0 {
 		return r.fail(kind.String()+".name", CodeSize, r.rec.Offset)
 	}
-	s := &section{id: id}
+	s := &section{id: id, full: typ == recFull}
 	s.name = string(name)
 	if r.rec.Instance, err = r.uint32(kind.String() + ".instance"); err != nil {
 		return err
@@ -420,7 +421,7 @@ func (r *Reader) vmdesc() error {
 	}
 	if r.desc == nil {
 		if r.desc, err = ParseVMDesc(r.rec.Data); err != nil {
-			return &FormatError{r.rec.Offset, "vmdesc", CodeVMDesc, err}
+			return placed(err, r.rec.Offset, "vmdesc")
 		}
 	}
 	return r.found(RecordVMDesc, (*Reader).end)

@@ -20,26 +20,28 @@ func (r *Reader) ram() error {
 	case flagZero, flagPage, flagXBZRLE, flagCompressed:
 		return r.page(addr, flags)
 	case flagMemSize:
-		return r.ramList(addr)
-	case flagEOS:
-		if word != flagEOS {
-			break
+		if flags == flagMemSize {
+			return r.ramList(addr)
 		}
-		r.src.pos += 8
-		return r.found(RecordRAMEnd, (*Reader).footer)
+	case flagEOS:
+		if word == flagEOS {
+			r.src.pos += 8
+			return r.found(RecordRAMEnd, (*Reader).footer)
+		}
 	case flagHook:
-		return r.mark(PageHook, addr)
+		if word == flagHook {
+			return r.mark(PageHook)
+		}
 	case flagFlush:
-		return r.mark(PageFlush, addr)
+		if word == flagFlush {
+			return r.mark(PageFlush)
+		}
 	}
 	return &FormatError{r.rec.Offset, "ram.page", CodeFlags, fmt.Errorf("flags %#x", flags)}
 }
 
 // mark reads a page record that is no page.
-func (r *Reader) mark(kind PageKind, addr uint64) error {
-	if addr != 0 || binary.BigEndian.Uint64(r.src.window())&flagContinue != 0 {
-		return &FormatError{r.rec.Offset, "ram.page", CodeFlags, fmt.Errorf("a %s mark with an address", kind)}
-	}
+func (r *Reader) mark(kind PageKind) error {
 	r.src.pos += 8
 	r.rec.Page = Page{Kind: kind, Block: r.last}
 	r.rec.Named = false

@@ -33,6 +33,11 @@ type tail struct {
 // stateSize returns how long the body of the current section is, and how that
 // was found; -1 where it cannot be.
 func (r *Reader) stateSize() (int, Split, error) {
+	if !r.cur.full && r.footers != no {
+		if n, ok := r.nearFooter(); ok {
+			return n, SplitFooter, nil
+		}
+	}
 	if r.opt.VMDesc == nil {
 		if err := r.loadTail(); err != nil {
 			return 0, 0, err
@@ -93,6 +98,54 @@ func isRecord(c byte) bool {
 	switch c {
 	case recEOF, recStart, recPart, recEnd, recFull, recCommand:
 		return true
+	}
+	return false
+}
+
+// nearFooter looks for the end of a section that comes in parts, before all
+// of RAM perhaps: its footer, with what may begin a record behind it.
+func (r *Reader) nearFooter() (int, bool) {
+	for n := 0; int64(n) <= r.opt.MaxState && r.src.has(n+footerSize+1); n++ {
+		b := r.src.window()[n:]
+		skip := bytes.IndexByte(b[:len(b)-footerSize], recFooter)
+		if skip < 0 {
+			skip = len(b) - footerSize - 1
+		}
+		n += skip
+		if b = b[skip:]; b[0] == recFooter && binary.BigEndian.Uint32(b[1:]) == r.cur.id && r.recordAt(n+footerSize) {
+			return n, true
+		}
+	}
+	return 0, false
+}
+
+// recordAt reports whether a record may begin n octets from here.
+func (r *Reader) recordAt(n int) bool {
+	at := func(i int) []byte { // the octets from i of the record on
+		if !r.src.has(n + i + 1) {
+			return nil
+		}
+		return r.src.window()[n+i:]
+	}
+	switch b := at(0); b[0] {
+	case recEOF:
+		if r.opt.NoReadAhead || r.opt.TrailingData {
+			return true
+		}
+		b := at(1)
+		return b == nil || b[0] == recVMDesc
+	case recCommand:
+		return true
+	case recPart, recEnd:
+		b := at(4)
+		return b != nil && r.sections[binary.BigEndian.Uint32(r.src.window()[n+1:])] != nil
+	case recStart, recFull:
+		b := at(5)
+		if b == nil || b[0] == 0 || at(5+int(b[0])+8) == nil {
+			return false
+		}
+		name := r.src.window()[n+6:]
+		return printable(name[:r.src.window()[n+5]])
 	}
 	return false
 }

@@ -19,14 +19,14 @@ func Unmarshal(data []byte, v any, o *DecoderOptions) error {
 	}
 	opt := o.withDefaults()
 	opt.NoReadAhead = false
-	var t tree
-	t.init(bytesSource(data), root, &opt)
-	set := t.into(v)
-	if t.err == nil {
-		t.next()
+	var w walker
+	w.init(bytesSource(data), root, &opt)
+	set := w.into(v)
+	if w.err == nil {
+		w.next()
 	}
-	if t.err != io.EOF {
-		return t.err
+	if w.err != io.EOF {
+		return w.err
 	}
 	set()
 	return nil
@@ -73,47 +73,42 @@ func rootOf(v any) *node {
 	return nil
 }
 
-// A tree builds values from what a walker finds. The walker lets only what
-// the schema says through, so that the tree need not look; after an error its
-// values are empty.
-type tree struct{ walker }
-
 // into decodes the root and returns what stores it in v.
-func (t *tree) into(v any) (set func()) {
-	t.next()
+func (w *walker) into(v any) (set func()) {
+	w.next()
 	switch v := v.(type) {
 	case *QemuFile:
-		return store(v, t.file)
+		return store(v, w.file)
 	case *Section:
-		return store(v, t.section)
+		return store(v, w.section)
 	case *SecFull:
-		return storeAt(v, t.secFull)
+		return storeAt(v, w.secFull)
 	case *SecMin:
-		return storeAt(v, t.secMin)
+		return storeAt(v, w.secMin)
 	case *RAMBlockList:
-		return storeAt(v, t.blockList)
+		return storeAt(v, w.blockList)
 	case *RAMBlockID:
-		return store(v, t.blockID)
+		return store(v, w.blockID)
 	case *RAMSecBlock:
-		return store(v, t.secBlock)
+		return store(v, w.secBlock)
 	case *RAMPage:
-		return store(v, t.page)
+		return store(v, w.ramPage)
 	case *FullPage:
-		return storeAt(v, t.fullPage)
+		return storeAt(v, w.fullPage)
 	case *XBZRLEPage:
-		return storeAt(v, t.xbzrlePage)
+		return storeAt(v, w.xbzrlePage)
 	case *VMState:
-		return store(v, func() VMState { return t.entries() })
+		return store(v, func() VMState { return w.entries() })
 	case *Entry:
-		return store(v, t.entry)
+		return store(v, w.entry)
 	case *SubSecList:
-		return store(v, t.subSections)
+		return store(v, w.subSections)
 	case *SubSection:
-		return store(v, t.subSection)
+		return store(v, w.subSection)
 	case *Int:
-		return store(v, func() Int { return t.num })
+		return store(v, func() Int { return w.num })
 	case *QemuString:
-		return store(v, func() QemuString { return QemuString(t.data) })
+		return store(v, func() QemuString { return QemuString(w.data) })
 	}
 	return func() {}
 }
@@ -129,158 +124,160 @@ func storeAt[T any](v *T, decode func() *T) func() {
 }
 
 // Each of the following is called with the element found that it decodes, and
-// returns with the last element of it found.
+// returns with the last element of it found. The walker lets only what the
+// schema says through, so that they need not look; after an error what they
+// return is of no meaning.
 
-func (t *tree) file() (f QemuFile) {
-	f.Version = t.nextInt()
-	t.next() // top
-	f.Top = list(t, t.section)
-	t.next()
+func (w *walker) file() (f QemuFile) {
+	f.Version = w.nextInt()
+	w.next() // top
+	f.Top = list(w, w.section)
+	w.next()
 	return f
 }
 
 // list decodes the elements of an open list.
-func list[T any](t *tree, decode func() T) (l []T) {
-	for t.next() == nil && t.event != ElementEnd {
+func list[T any](w *walker, decode func() T) (l []T) {
+	for w.next() == nil && w.event != ElementEnd {
 		l = append(l, decode())
 	}
 	return l
 }
 
-func (t *tree) nextInt() Int {
-	t.next()
-	return t.num
+func (w *walker) nextInt() Int {
+	w.next()
+	return w.num
 }
 
-func (t *tree) nextString() string {
-	t.next()
-	return string(t.data)
+func (w *walker) nextString() string {
+	w.next()
+	return string(w.data)
 }
 
-func (t *tree) section() Section {
-	if t.node == nodeSecFull {
-		return t.secFull()
+func (w *walker) section() Section {
+	if w.node == nodeSecFull {
+		return w.secFull()
 	}
-	return t.secMin()
+	return w.secMin()
 }
 
-func (t *tree) secFull() *SecFull {
-	f := &SecFull{Name: t.nextString(), SectionID: t.nextInt(), InstanceID: t.nextInt(), VersionID: t.nextInt()}
-	t.next()
-	switch t.node {
+func (w *walker) secFull() *SecFull {
+	f := &SecFull{Name: w.nextString(), SectionID: w.nextInt(), InstanceID: w.nextInt(), VersionID: w.nextInt()}
+	w.next()
+	switch w.node {
 	case nodeRAMBlockList:
-		f.Contents = t.blockList()
+		f.Contents = w.blockList()
 	case nodeStateList:
-		f.Contents = VMState(t.entries())
+		f.Contents = VMState(w.entries())
 	case nodeOldBlob:
-		f.Contents = t.blob()
+		f.Contents = w.blob()
 	}
-	t.next() // secendmark
-	t.next()
+	w.next() // secendmark
+	w.next()
 	return f
 }
 
-func (t *tree) secMin() *SecMin {
-	m := &SecMin{SectionID: t.nextInt()}
-	t.next() // ramsec
-	m.RAMSec = list(t, t.secBlock)
-	t.next() // secendmark
-	t.next()
+func (w *walker) secMin() *SecMin {
+	m := &SecMin{SectionID: w.nextInt()}
+	w.next() // ramsec
+	m.RAMSec = list(w, w.secBlock)
+	w.next() // secendmark
+	w.next()
 	return m
 }
 
-func (t *tree) blockList() *RAMBlockList {
-	l := &RAMBlockList{TotalRAM: t.nextInt()}
-	t.next() // blocks
-	for t.next() == nil && t.event != ElementEnd {
-		if len(l.Blocks) == t.opt.MaxBlocks {
-			t.err = t.fail(CodeLimit, t.at)
+func (w *walker) blockList() *RAMBlockList {
+	l := &RAMBlockList{TotalRAM: w.nextInt()}
+	w.next() // blocks
+	for w.next() == nil && w.event != ElementEnd {
+		if len(l.Blocks) == w.opt.MaxBlocks {
+			w.err = w.fail(CodeLimit, w.at)
 			break
 		}
-		l.Blocks = append(l.Blocks, t.blockID())
+		l.Blocks = append(l.Blocks, w.blockID())
 	}
-	t.next()
+	w.next()
 	return l
 }
 
-func (t *tree) blockID() RAMBlockID {
-	b := RAMBlockID{Name: t.nextString(), Len: t.nextInt()}
-	t.next()
+func (w *walker) blockID() RAMBlockID {
+	b := RAMBlockID{Name: w.nextString(), Len: w.nextInt()}
+	w.next()
 	return b
 }
 
-func (t *tree) secBlock() RAMSecBlock {
-	b := RAMSecBlock{Name: t.nextString()}
-	t.next() // pagelist
-	b.PageList = list(t, t.page)
-	t.next()
+func (w *walker) secBlock() RAMSecBlock {
+	b := RAMSecBlock{Name: w.nextString()}
+	w.next() // pagelist
+	b.PageList = list(w, w.ramPage)
+	w.next()
 	return b
 }
 
-func (t *tree) page() RAMPage {
-	switch t.node {
+func (w *walker) ramPage() RAMPage {
+	switch w.node {
 	case nodeCompr:
-		return Compr{t.num}
+		return Compr{w.num}
 	case nodeFullPage:
-		return t.fullPage()
+		return w.fullPage()
 	case nodeXBZRLEPage:
-		return t.xbzrlePage()
+		return w.xbzrlePage()
 	}
 	return Hook{}
 }
 
-func (t *tree) fullPage() *FullPage {
-	p := &FullPage{Addr: t.nextInt(), Data: t.nextBytes()}
-	t.next()
+func (w *walker) fullPage() *FullPage {
+	p := &FullPage{Addr: w.nextInt(), Data: w.nextBytes()}
+	w.next()
 	return p
 }
 
-func (t *tree) xbzrlePage() *XBZRLEPage {
-	p := &XBZRLEPage{Addr: t.nextInt(), Data: t.nextBytes()}
-	t.next()
+func (w *walker) xbzrlePage() *XBZRLEPage {
+	p := &XBZRLEPage{Addr: w.nextInt(), Data: w.nextBytes()}
+	w.next()
 	return p
 }
 
-func (t *tree) nextBytes() []byte {
-	t.next()
-	return append([]byte{}, t.data...)
+func (w *walker) nextBytes() []byte {
+	w.next()
+	return append([]byte{}, w.data...)
 }
 
-func (t *tree) entries() []Entry { return list(t, t.entry) }
+func (w *walker) entries() []Entry { return list(w, w.entry) }
 
-func (t *tree) entry() Entry {
-	switch t.node {
+func (w *walker) entry() Entry {
+	switch w.node {
 	case nodeArray:
-		return Array(t.entries())
+		return Array(w.entries())
 	case nodeBoolean:
-		return Bool(t.flag)
+		return Bool(w.flag)
 	case nodeInteger:
-		return t.num
+		return w.num
 	case nodeSubSecList:
-		return t.subSections()
+		return w.subSections()
 	}
-	return t.blob()
+	return w.blob()
 }
 
 // blob joins the pieces of a string without a bound.
-func (t *tree) blob() OldBlob {
-	b := append(OldBlob{}, t.data...)
-	for t.more && t.next() == nil {
-		if int64(len(b))+int64(len(t.data)) > math.MaxInt32 {
-			t.err = t.fail(CodeLimit, t.at)
+func (w *walker) blob() OldBlob {
+	b := append(OldBlob{}, w.data...)
+	for w.more && w.next() == nil {
+		if int64(len(b))+int64(len(w.data)) > math.MaxInt32 {
+			w.err = w.fail(CodeLimit, w.at)
 			break
 		}
-		b = append(b, t.data...)
+		b = append(b, w.data...)
 	}
 	return b
 }
 
-func (t *tree) subSections() SubSecList { return list(t, t.subSection) }
+func (w *walker) subSections() SubSecList { return list(w, w.subSection) }
 
-func (t *tree) subSection() SubSection {
-	s := SubSection{Name: t.nextString(), VersionID: t.nextInt()}
-	t.next() // contents
-	s.Contents = t.entries()
-	t.next()
+func (w *walker) subSection() SubSection {
+	s := SubSection{Name: w.nextString(), VersionID: w.nextInt()}
+	w.next() // contents
+	s.Contents = w.entries()
+	w.next()
 	return s
 }

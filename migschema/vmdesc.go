@@ -48,11 +48,11 @@ type FieldDesc struct {
 // ParseVMDesc decodes the JSON of a VMDESC record. Errors are [CodeVMDesc].
 func ParseVMDesc(data []byte) (*VMDesc, error) {
 	if bytes.Count(data, []byte("{")) > maxDescObjects {
-		return nil, fmt.Errorf("migschema: %w: more than %d objects", CodeVMDesc, maxDescObjects)
+		return nil, &coded{CodeVMDesc, fmt.Errorf("more than %d objects", maxDescObjects)}
 	}
 	d := new(VMDesc)
 	if err := json.Unmarshal(data, d); err != nil {
-		return nil, fmt.Errorf("migschema: %w: %w", CodeVMDesc, err)
+		return nil, &coded{CodeVMDesc, err}
 	}
 	return d, nil
 }
@@ -81,7 +81,7 @@ var errDescSize = errors.New("sizes that do not add up")
 func (s *StructDesc) Size() (int64, error) {
 	n, ok := s.size()
 	if !ok {
-		return 0, fmt.Errorf("migschema: %w: %q: %w", CodeVMDesc, s.VMSDName, errDescSize)
+		return 0, &coded{CodeVMDesc, fmt.Errorf("%q: %w", s.VMSDName, errDescSize)}
 	}
 	return n, nil
 }

@@ -93,13 +93,13 @@ func xbzrleRuns(size int, delta []byte, f func(at int, b []byte)) error {
 		start := i
 		same, n := runLength(delta[i:])
 		if n == 0 || start > 0 && same == 0 {
-			return fmt.Errorf("%w: run of equal bytes at %#x of the delta", CodeXBZRLE, start)
+			return &coded{CodeXBZRLE, fmt.Errorf("run of equal bytes at %#x of the delta", start)}
 		}
 		i += n
 		changed, n := runLength(delta[i:])
 		i += n
 		if n == 0 || changed == 0 || changed > len(delta)-i || same+changed > size-at {
-			return fmt.Errorf("%w: run of changed bytes at %#x of the delta", CodeXBZRLE, i-n)
+			return &coded{CodeXBZRLE, fmt.Errorf("run of changed bytes at %#x of the delta", i-n)}
 		}
 		f(at+same, delta[i:i+changed])
 		i += changed

@@ -1,0 +1,92 @@
+package migschema
+
+import (
+	"bytes"
+	"io"
+	"iter"
+)
+
+// A Format is a way to lay a migration stream out.
+type Format uint8
+
+const (
+	// UnknownFormat is no migration stream.
+	UnknownFormat Format = iota
+	// Classic is the layout that QEMU sends.
+	Classic
+	// BER is the ASN.1 encoding of the migration schema.
+	BER
+)
+
+// String returns unknown, classic or ber.
+func (f Format) String() string { return [...]string{"unknown", "classic", "ber"}[f%3] }
+
+// formatSize is how many octets tell the format.
+const formatSize = 4
+
+// Detect returns the format of the stream that begins with b. Four octets
+// tell it.
+func Detect(b []byte) Format {
+	switch {
+	case bytes.HasPrefix(b, []byte(classicMagic)):
+		return Classic
+	case bytes.HasPrefix(b, appendIdentifier(nil, tagQemuFile, true)):
+		return BER
+	}
+	return UnknownFormat
+}
+
+// detect returns the format of the stream in r, and a reader of all of it.
+func detect(r io.Reader) (Format, io.Reader, error) {
+	head := make([]byte, formatSize)
+	n, err := io.ReadFull(r, head)
+	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
+		return UnknownFormat, nil, err
+	}
+	f := Detect(head[:n])
+	if f == UnknownFormat {
+		return f, nil, &FormatError{0, "magic", CodeRecord, ErrFormat}
+	}
+	return f, io.MultiReader(bytes.NewReader(head), r), nil
+}
+
+// StreamOptions says how to read a stream of either format. nil and the zero
+// value are the defaults.
+type StreamOptions struct {
+	PageSize int     // of a page, if 0 what the stream tells, or 4096
+	VMDesc   *VMDesc // describes the device state of a classic stream that does not
+	Lenient  Lenient // breaches to bear in a BER stream, trailing data in either
+}
+
+// visit reads a stream of either format, whose records must agree with one
+// another, and hands on what it finds. It returns the format.
+func visit(src io.Reader, o *StreamOptions, event func(*Event) error, record func(*Record) error) (Format, error) {
+	if o == nil {
+		o = new(StreamOptions)
+	}
+	format, src, err := detect(src)
+	if err != nil {
+		return format, err
+	}
+	if format == BER {
+		d := NewDecoder(src, &DecoderOptions{PageSize: o.PageSize, Lenient: o.Lenient, Validate: true})
+		return format, each(d.Events(), event)
+	}
+	r := NewReader(src, &ReaderOptions{
+		PageSize: o.PageSize, VMDesc: o.VMDesc, TrailingData: o.Lenient.TrailingData, Validate: true,
+	})
+	return format, each(r.Records(), record)
+}
+
+// each calls f for what seq yields, up to the first error.
+func each[T any](seq iter.Seq2[T, error], f func(T) error) error {
+	for v, err := range seq {
+		if err == nil {
+			err = f(v)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
