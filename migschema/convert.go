@@ -103,6 +103,7 @@ type conversion struct {
 	opt    ConvertOptions
 	report Report
 	nth    map[device]int
+	index  descIndex
 }
 
 func newConversion(o *ConvertOptions) conversion {
@@ -123,10 +124,7 @@ func (c *conversion) lossy(what, field string, at int64) error {
 func (c *conversion) describe(desc *VMDesc, d device) *DeviceDesc {
 	nth := c.nth[d]
 	c.nth[d]++
-	if desc == nil {
-		return nil
-	}
-	return desc.Device(d.name, d.instance, nth)
+	return c.index.device(desc, d, nth)
 }
 
 // rewind returns src as something that can be read twice, and a function that

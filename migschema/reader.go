@@ -71,8 +71,9 @@ type Reader struct {
 	summary   uint64            // page sizes that postcopy announced
 	last      string            // block of the last page
 
-	desc *VMDesc
-	tail *tail // once the rest of the stream is in memory
+	desc  *VMDesc
+	index descIndex
+	tail  *tail // once the rest of the stream is in memory
 }
 
 // A section is what a Reader or a Writer knows of one.

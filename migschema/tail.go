@@ -69,10 +69,7 @@ var errNoEnd = fmt.Errorf("no end of the sections after it: %w", io.ErrUnexpecte
 // describedSize returns the size that the description gives, where what
 // follows then is the end of a section.
 func (r *Reader) describedSize() (int, bool) {
-	if r.desc == nil {
-		return 0, false
-	}
-	dev := r.desc.Device(r.cur.name, r.cur.instance, r.cur.nth)
+	dev := r.index.device(r.desc, r.cur.device, r.cur.nth)
 	if dev == nil {
 		return 0, false
 	}

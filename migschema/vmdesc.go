@@ -1,16 +1,23 @@
 package migschema
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 )
 
-// maxDescObjects bounds the objects of a VMDESC, and so the memory that
-// decoding it takes: a machine with 16 CPUs has some thousand.
+// maxDescObjects bounds the objects of a VMDESC: a machine with 16 CPUs has
+// some thousand.
 const maxDescObjects = 1 << 18
+
+// minDescElement is how many octets an element of a VMDESC takes at least: so
+// decoding takes memory in proportion to what is said, not to what is
+// enumerated. QEMU writes an object and its comma in 50 and more.
+const minDescElement = 12
+
+// maxDescDepth is how deep the arrays and objects of a VMDESC may nest.
+const maxDescDepth = 4096
 
 // A VMDesc describes the state of all devices of a stream. QEMU appends it to
 // the stream as JSON, from version 2.2 on.
@@ -47,14 +54,44 @@ type FieldDesc struct {
 
 // ParseVMDesc decodes the JSON of a VMDESC record. Errors are [CodeVMDesc].
 func ParseVMDesc(data []byte) (*VMDesc, error) {
-	if bytes.Count(data, []byte("{")) > maxDescObjects {
-		return nil, &coded{CodeVMDesc, fmt.Errorf("more than %d objects", maxDescObjects)}
+	if n := countElements(data); n > min(2*maxDescObjects, 64+len(data)/minDescElement) {
+		return nil, &coded{CodeVMDesc, fmt.Errorf("%d elements in %d octets", n, len(data))}
 	}
 	d := new(VMDesc)
 	if err := json.Unmarshal(data, d); err != nil {
 		return nil, &coded{CodeVMDesc, err}
 	}
 	return d, nil
+}
+
+// countElements returns how many arrays, objects and commas between the
+// elements of arrays there are in JSON; what nests too deep has too many.
+func countElements(data []byte) int {
+	var array [maxDescDepth]bool // by depth
+	depth, n := 0, 0
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; c {
+		case '"':
+			for i++; i < len(data) && data[i] != '"'; i++ {
+				if data[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			if depth++; depth == maxDescDepth {
+				return math.MaxInt
+			}
+			array[depth] = c == '['
+			n++
+		case '}', ']':
+			depth = max(depth-1, 0)
+		case ',':
+			if array[depth] {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // Device returns the description of a device, nil if there is none: the nth,
@@ -69,6 +106,31 @@ func (d *VMDesc) Device(name string, instance uint32, nth int) *DeviceDesc {
 			return v
 		}
 		nth--
+	}
+	return nil
+}
+
+// A descIndex finds devices as [VMDesc.Device] does, without a search.
+type descIndex struct {
+	desc    *VMDesc
+	devices map[device][]*DeviceDesc
+}
+
+// device returns the nth description of dev in desc, nil if there is none.
+func (x *descIndex) device(desc *VMDesc, dev device, nth int) *DeviceDesc {
+	if desc == nil {
+		return nil
+	}
+	if x.desc != desc {
+		x.desc, x.devices = desc, make(map[device][]*DeviceDesc)
+		for i := range desc.Devices {
+			v := &desc.Devices[i]
+			key := device{v.Name, uint32(v.InstanceID)}
+			x.devices[key] = append(x.devices[key], v)
+		}
+	}
+	if l := x.devices[dev]; nth < len(l) {
+		return l[nth]
 	}
 	return nil
 }

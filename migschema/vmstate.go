@@ -61,7 +61,8 @@ type stateDecoder struct {
 	b     []byte
 	pos   int
 	depth int
-	steps int // that are left: a short description can ask for far more than the state has bytes
+	steps int                   // that are left: a short description can ask for far more than the state has bytes
+	sizes map[*StructDesc]int64 // of structs in fields, -1 of what has none
 	leaf  func(FieldValue) bool
 	path  []byte
 }
@@ -177,14 +178,12 @@ func appendIndex(b []byte, i int64) []byte {
 
 // value decodes one element of f.
 func (d *stateDecoder) value(f *FieldDesc) (Entry, error) {
-	if f.Struct != nil {
-		if size, ok := f.Struct.size(); ok && size == f.Size {
-			if d.leaf != nil {
-				d.path = append(d.path, '.')
-			}
-			l, err := d.group(f.Struct)
-			return Array(l), err
+	if f.Struct != nil && d.size(f.Struct) == f.Size {
+		if d.leaf != nil {
+			d.path = append(d.path, '.')
 		}
+		l, err := d.group(f.Struct)
+		return Array(l), err
 	}
 	b := d.b[d.pos : d.pos+int(f.Size)]
 	e := f.decode(b)
@@ -193,6 +192,23 @@ func (d *stateDecoder) value(f *FieldDesc) (Entry, error) {
 	}
 	d.pos += len(b)
 	return e, nil
+}
+
+// size returns the size of a struct, -1 where it has none. It is worked out
+// once, for a struct can be in an array.
+func (d *stateDecoder) size(s *StructDesc) int64 {
+	n, ok := d.sizes[s]
+	if ok {
+		return n
+	}
+	if n, ok = s.size(); !ok {
+		n = -1
+	}
+	if d.sizes == nil {
+		d.sizes = make(map[*StructDesc]int64)
+	}
+	d.sizes[s] = n
+	return n
 }
 
 // An intType is how the bytes of a field make a number.

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -168,12 +170,35 @@ func TestVMDescBombs(t *testing.T) {
 		}
 	}
 	wide := `"fields":[{"name":"a","type":"struct","array_len":100000,"size":1,"struct":{"vmsd_name":"s","fields":[{"type":"uint8","size":1}` +
-		strings.Repeat(`,{"size":0}`, 50000) + `]}}]`
+		strings.Repeat(`,{"type":"buffer","size":0}`, 50000) + `]}}]`
 	if _, err := device(t, wide).Decode(make([]byte, 100000)); !errors.Is(err, migschema.CodeVMDesc) {
 		t.Errorf("wide: %v", err)
 	}
-	if _, err := migschema.ParseVMDesc(bytes.Repeat([]byte("{"), 1<<19)); !errors.Is(err, migschema.CodeVMDesc) {
-		t.Error(err)
+	// An array of structs whose size is another than the array says: each is a
+	// blob, and none needs its fields counted anew.
+	other := `"fields":[{"name":"a","type":"struct","array_len":500000,"size":1,"struct":{"vmsd_name":"s","fields":[{"type":"uint8","size":2}` +
+		strings.Repeat(`,{"type":"buffer","size":0}`, 20000) + `]}}]`
+	start := time.Now()
+	if _, err := device(t, other).Decode(make([]byte, 500000)); err != nil {
+		t.Errorf("other: %v", err)
+	}
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("other: took %v", took)
+	}
+	for _, s := range []struct{ head, element, end string }{
+		{"", "{", ""}, {"", "[", ""}, {"", `{"a":`, ""}, {`{"devices":[`, "0,", "0]}"}, {`{"devices":[`, "{},", "{}]}"},
+		{`{"devices":[`, `"",`, `""]}`}, {`{"devices":[{"subsections":[`, "null,", "null]}]}"},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := migschema.ParseVMDesc([]byte(s.head + strings.Repeat(s.element, 1<<20/len(s.element)) + s.end))
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, migschema.CodeVMDesc) {
+			t.Errorf("%s%s: %v", s.head, s.element, err)
+		}
+		if got := after.TotalAlloc - before.TotalAlloc; got > 64<<20 {
+			t.Errorf("%s%s: took %d MiB in all", s.head, s.element, got>>20)
+		}
 	}
 }
 
