@@ -61,7 +61,7 @@ func (o *ConvertOptions) withDefaults() ConvertOptions {
 		d = *o
 	}
 	orDefault(&d.PageSize, PageSize)
-	orDefault(&d.MaxState, 256<<20)
+	orDefault(&d.MaxState, maxStateDefault)
 	if d.Form == AutoForm {
 		d.Form = Streamed
 	}

@@ -44,7 +44,8 @@
 // or typed state where the VMDESC describes them.
 //
 // [ReadRAM] applies the pages of a stream to an image of guest memory,
-// [ReadStats] counts what a stream is made of.
+// [ReadStats] counts what a stream is made of, [Dump] tells all that is in it,
+// with the names of the fields in the state of devices.
 //
 // # What is read, what is written
 //

@@ -54,7 +54,7 @@ func detect(r io.Reader) (Format, io.Reader, error) {
 // value are the defaults.
 type StreamOptions struct {
 	PageSize int     // of a page, if 0 what the stream tells, or 4096
-	VMDesc   *VMDesc // describes the device state of a classic stream that does not
+	VMDesc   *VMDesc // describes the device state where the stream does not
 	Lenient  Lenient // breaches to bear in a BER stream, trailing data in either
 }
 
@@ -69,13 +69,23 @@ func visit(src io.Reader, o *StreamOptions, event func(*Event) error, record fun
 		return format, err
 	}
 	if format == BER {
-		d := NewDecoder(src, &DecoderOptions{PageSize: o.PageSize, Lenient: o.Lenient, Validate: true})
-		return format, each(d.Events(), event)
+		opt := o.decoder()
+		opt.Validate = true
+		return format, each(NewDecoder(src, opt).Events(), event)
 	}
-	r := NewReader(src, &ReaderOptions{
-		PageSize: o.PageSize, VMDesc: o.VMDesc, TrailingData: o.Lenient.TrailingData, Validate: true,
-	})
-	return format, each(r.Records(), record)
+	opt := o.reader()
+	opt.Validate = true
+	return format, each(NewReader(src, opt).Records(), record)
+}
+
+// decoder returns what o says to a Decoder.
+func (o *StreamOptions) decoder() *DecoderOptions {
+	return &DecoderOptions{PageSize: o.PageSize, Lenient: o.Lenient}
+}
+
+// reader returns what o says to a Reader.
+func (o *StreamOptions) reader() *ReaderOptions {
+	return &ReaderOptions{PageSize: o.PageSize, VMDesc: o.VMDesc, TrailingData: o.Lenient.TrailingData}
 }
 
 // each calls f for what seq yields, up to the first error.

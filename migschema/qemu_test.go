@@ -266,6 +266,7 @@ func TestQEMU(t *testing.T) {
 			if m.name != "none" && m.name != "ignore-shared" {
 				checkMemory(t, vm, stream)
 			}
+			checkDump(t, stream, m.opt)
 			back := checkConvert(t, stream, m.opt)
 			if slices.Contains(m.caps, "postcopy-ram") {
 				return // QEMU wants its answers

@@ -38,12 +38,16 @@ type ReaderOptions struct {
 	Validate bool
 }
 
+// maxStateDefault is how many bytes of device state are held where no option
+// says otherwise.
+const maxStateDefault = 256 << 20
+
 func (o *ReaderOptions) withDefaults() ReaderOptions {
 	var d ReaderOptions
 	if o != nil {
 		d = *o
 	}
-	orDefault(&d.MaxState, 256<<20)
+	orDefault(&d.MaxState, maxStateDefault)
 	orDefault(&d.MaxBlocks, 1<<16)
 	return d
 }

@@ -74,27 +74,21 @@ func (t *toClassic) decoder(src io.Reader) *Decoder {
 // survey counts the parts of each section, and looks for the VMDESC.
 func (t *toClassic) survey(src io.Reader) error {
 	d := NewDecoder(src, &DecoderOptions{PageSize: t.opt.PageSize, Lenient: t.opt.Lenient})
-	for ev, err := range d.Events() {
-		if err != nil {
+	limit := t.opt.MaxState
+	if t.desc != nil {
+		limit = 0
+	}
+	desc, err := surveyBER(d, limit, func(id int64) error {
+		if err := t.part(id); err != nil {
 			return err
 		}
-		switch ev.Kind {
-		case EventFull, EventMin:
-			if ev.Kind == EventFull && ev.SectionID == escapeVMDesc && t.desc == nil {
-				if err := t.findDesc(d); err != nil {
-					return err
-				}
-			}
-			if err := t.part(ev.SectionID); err != nil {
-				return err
-			}
-			t.parts[ev.SectionID].total++
-			if err := d.Skip(); err != nil {
-				return err
-			}
-		}
+		t.parts[id].total++
+		return nil
+	})
+	if t.desc == nil {
+		t.desc = desc
 	}
-	return nil
+	return err
 }
 
 // part makes an account of the parts of id.
@@ -106,18 +100,6 @@ func (t *toClassic) part(id int64) error {
 		t.parts[id] = new(parts)
 	}
 	return nil
-}
-
-func (t *toClassic) findDesc(d *Decoder) error {
-	ev, err := d.Next()
-	if err != nil || ev.Kind != EventBlob {
-		return err
-	}
-	b, err := d.Blob(t.opt.MaxState)
-	if err == nil {
-		t.desc, err = ParseVMDesc(b)
-	}
-	return err
 }
 
 func (t *toClassic) event(ev *Event) error {

@@ -21,6 +21,10 @@ import (
 // A field whose bytes the type cannot say, such as a bool of 2, is an oldblob
 // too.
 
+// maxFieldPath is how many octets the path of a field has at most: each value
+// is told with its own.
+const maxFieldPath = 1024
+
 // maxStructs is how deep structs may nest in a description.
 const maxStructs = 64
 
@@ -143,6 +147,9 @@ func (d *stateDecoder) field(s *StructDesc, f *FieldDesc) (Entry, error) {
 		d.path = append(d.path, f.Name...)
 		if f.Index != nil {
 			d.path = appendIndex(d.path, *f.Index)
+		}
+		if len(d.path) > maxFieldPath {
+			return nil, d.fail(s, "the path of a field is too long")
 		}
 	}
 	if f.ArrayLen == nil {
