@@ -19,10 +19,6 @@ const (
 	maxBackingName        = 1023 // bytes
 	maxFormatName         = 15   // bytes of the backing format extension
 
-	// maxBackingChain is how many images OpenFile opens on top of each other.
-	// QEMU has no limit.
-	maxBackingChain = 256
-
 	// l2OffsetLimit is the end of what L1 and L2 entries can point to: 56 bits.
 	l2OffsetLimit = 1 << 56
 )

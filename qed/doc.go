@@ -50,9 +50,9 @@
 // # Security
 //
 // No image makes this package panic, loop without end, or take memory in
-// proportion to a size that it merely claims. Open and OpenRW open nothing by
-// name: the backing file comes from [Options.OpenBacking], and its format is
-// never guessed.
+// proportion to a size that it merely claims. Nothing is opened by a name in an
+// image but through what the caller granted: [Options.OpenBacking], or for
+// [OpenFile] [Options.Root]. A format is never guessed.
 //
 // # Limits
 //

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+
+	"github.com/virtfmt/virtfmt/internal/imagelock"
+	"github.com/virtfmt/virtfmt/internal/safeio"
 )
 
 var (
@@ -23,7 +26,11 @@ var (
 
 	// ErrLimit means that a size in an image or in a call is over the limit
 	// for it.
-	ErrLimit = errors.New("over the limit")
+	ErrLimit = safeio.ErrLimit
+
+	// ErrLocked means that another program uses the image in a way that does
+	// not go with the one that was asked for.
+	ErrLocked = imagelock.ErrLocked
 
 	// ErrOutOfRange means that an offset or a length lies outside of the disk.
 	ErrOutOfRange = errors.New("qed: range outside of the disk")

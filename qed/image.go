@@ -5,39 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/internal/inflight"
-)
-
-// Disk is what an image is to its readers: ReadAt, Size, and Extents, which
-// yields what stands behind a range. Any Disk can be a backing file.
-type Disk = block.Disk
-
-// File is what an image is stored in: ReadAt, WriteAt and Truncate. Where it
-// has them, Sync makes durable what was written, PunchHole gives space back,
-// and Size, Stat or Seek tell its length. A File without Sync counts as
-// durable at each write.
-type File = block.File
-
-// Extent is a range of a disk that is stored in one way. Its fields are Start
-// and Length in bytes, Kind, HostOffset (where in the file of its layer Start
-// lies, -1 if nowhere) and Depth (0 the image, 1 its backing file, and so on).
-// Its methods are End, IsZero and Follows.
-type Extent = block.Extent
-
-// Kind says what stands behind an extent.
-type Kind = block.Kind
-
-// The kinds of extent.
-const (
-	Unallocated = block.Unallocated // in no layer: reads as zeros
-	Data        = block.Data        // stored, at HostOffset
-	Compressed  = block.Compressed  // stored otherwise; only in backing files
-	Zero        = block.Zero        // reads as zeros
 )
 
 // Options says how an image is opened. The zero value is the default.
@@ -65,6 +39,22 @@ type Options struct {
 	// allocated a cluster when the image is synced and its need-check bit
 	// cleared, as QEMU does after 5 seconds. By default only Close does that.
 	IdleTime time.Duration
+
+	// Root makes OpenFile resolve all names inside of a directory: its own
+	// argument, and the names of backing files, each relative to the file that
+	// names it. Absolute names are allowed where they lie under Root.Name().
+	// Without Root, OpenFile refuses backing files unless OpenBacking is set.
+	Root *os.Root
+
+	// Write makes OpenFile open the image for writing.
+	Write bool
+
+	// NoLock keeps OpenFile from taking locks on the files that it opens. By
+	// default it takes those by which QEMU and its tools keep away from each
+	// other, so that an image is written by one program, or read by any number,
+	// at a time, and an image that a virtual machine runs on is refused with
+	// ErrLocked. Only Linux has them.
+	NoLock bool
 }
 
 const defaultCacheSize = 32 << 20
@@ -91,7 +81,8 @@ type Image struct {
 	f       File // nil when the image is open for reading
 	opts    Options
 	backing Disk
-	owned   []io.Closer // closed by Close, in order
+	owned   []io.Closer // closed by Close, in order; another backing file replaces them
+	file    io.Closer   // that OpenFile opened, or nil
 
 	geo    geometry     // does not change
 	size   atomic.Int64 // of the disk, in bytes
@@ -206,9 +197,6 @@ func (img *Image) Header() Header {
 // Size returns the length of the disk in bytes, a multiple of [SectorSize].
 func (img *Image) Size() int64 { return img.size.Load() }
 
-// ClusterSize returns the cluster size in bytes.
-func (img *Image) ClusterSize() int { return int(img.geo.clusterSize()) }
-
 // Backing returns the backing file, nil if there is none.
 func (img *Image) Backing() Disk { return img.backing }
 
@@ -235,7 +223,8 @@ func (img *Image) prepare() error {
 }
 
 // Close syncs the image, clears its need-check bit if this image set it, and
-// closes the backing file if Options opened it. It does not close r or f.
+// closes the backing file if Options opened it, and the file if [OpenFile]
+// did. It does not close r or f.
 // After an error of a write-back the bit stays, and so does what was durable
 // before. A second Close does nothing.
 func (img *Image) Close() error {
@@ -250,7 +239,11 @@ func (img *Image) Close() error {
 	if img.f != nil {
 		err = img.settle()
 	}
-	return errors.Join(err, img.closeOwned())
+	err = errors.Join(err, img.closeOwned())
+	if img.file != nil {
+		err = errors.Join(err, img.file.Close())
+	}
+	return err
 }
 
 func (img *Image) closeOwned() error {
