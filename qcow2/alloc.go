@@ -113,6 +113,9 @@ func (im *Image) allocLocked(n int64) (_ hostOff, virgin bool, err error) {
 		if err != nil {
 			return 0, false, err
 		}
+		if err := im.checkFree(first, n); err != nil {
+			return 0, false, err
+		}
 		if done, err := im.addBlocks(first, n); err != nil {
 			return 0, false, err
 		} else if !done {
@@ -128,6 +131,16 @@ func (im *Image) allocLocked(n int64) (_ hostOff, virgin bool, err error) {
 		im.refs.end = max(im.refs.end, first+clusterIdx(n))
 		return im.clusterOff(first), virgin, nil
 	}
+}
+
+// checkFree reports a corruption if clusters that count as free hold metadata.
+func (im *Image) checkFree(first clusterIdx, n int64) error {
+	im.mu.RLock()
+	defer im.mu.RUnlock()
+	if im.meta.overlaps(first, n) {
+		return corruptf(int64(im.clusterOff(first)), "refcount", "a cluster of metadata counts as free")
+	}
+	return nil
 }
 
 // search finds n clusters that follow each other and are free.
@@ -181,7 +194,7 @@ func (im *Image) addBlock(index int64) (bool, error) {
 		if index >= int64(t.len()) {
 			return false, im.growRefTable(index)
 		}
-		if t.at(int(index)) != 0 {
+		if t.at(int(index)).offset() != 0 {
 			return true, nil
 		}
 		at, err := im.search(1)
@@ -189,7 +202,7 @@ func (im *Image) addBlock(index int64) (bool, error) {
 			return false, err
 		}
 		own := int64(at) >> im.refBlockBits() // of the block that describes it
-		if own != index && (own >= int64(t.len()) || t.at(int(own)) == 0) {
+		if own != index && (own >= int64(t.len()) || t.at(int(own)).offset() == 0) {
 			im.refs.next = at
 			if ok, err := im.addBlock(own); !ok || err != nil {
 				return false, err
@@ -206,6 +219,9 @@ func (im *Image) addBlock(index int64) (bool, error) {
 
 // newRefBlock makes cluster i, which is free, a refcount block of zeros.
 func (im *Image) newRefBlock(i clusterIdx) error {
+	if err := im.checkFree(i, 1); err != nil {
+		return err
+	}
 	virgin := i >= im.refs.end
 	im.refs.end = max(im.refs.end, i+1)
 	return im.newTable(im.clusterOff(i), virgin)
@@ -236,6 +252,9 @@ func (im *Image) growRefTable(index int64) error {
 	blocks, clusters := im.sizeRefTable(first, index)
 	if clusters<<im.clusterBits > maxRefcountTableBytes {
 		return fmt.Errorf("qcow2: refcount table: %w of %d bytes", ErrLimit, maxRefcountTableBytes)
+	}
+	if err := im.checkFree(first, blocks+clusters); err != nil {
+		return err
 	}
 	at := im.clusterOff(first + clusterIdx(blocks))
 	grown := make(refTable, clusters<<im.clusterBits)

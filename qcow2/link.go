@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/virtfmt/virtfmt/internal/align"
 	"github.com/virtfmt/virtfmt/internal/tablecache"
 )
 
@@ -67,11 +68,19 @@ func (im *Image) setEntries(first, n int64, what freedKind, f func(guest int64, 
 		for s != nil && i < n {
 			old, last := im.entryIn(s, first+i)
 			if e := f(first+i, old); e != old {
+				unlink := e.compressed() || old.compressed() || e.offset() != old.offset()
+				if unlink {
+					if err := im.checkUnlink(old.l2Entry, at); err != nil {
+						im.mu.Unlock()
+						return err
+					}
+				}
 				im.setEntry(s, first+i, e)
-				if e.compressed() || old.compressed() || e.offset() != old.offset() {
+				if unlink {
 					im.unlinkEntry(old.l2Entry, what)
 				}
 			}
+			at += int64(im.entrySize())
 			if i++; last {
 				break
 			}
@@ -96,20 +105,41 @@ func (im *Image) setEntry(s *tablecache.Slice, guest int64, e entry) {
 	l2Table(b).set(i, e.l2Entry)
 }
 
+// checkUnlink reports a corruption if the entry e at offset at points to what
+// cannot be guest data, so that it must not be freed. Image.mu is held.
+func (im *Image) checkUnlink(e l2Entry, at int64) error {
+	first, n := im.entryClusters(e)
+	switch {
+	case n > 0 && !e.compressed() && !align.IsAligned(int64(e.offset()), im.clusterSize()):
+		return corruptf(at, "L2 entry", "%#x is not aligned to a cluster", uint64(e))
+	case n > 0 && im.meta.overlaps(first, n):
+		return corruptf(at, "L2 entry", "%#x points to metadata", uint64(e))
+	}
+	return nil
+}
+
 // unlinkEntry unlinks what an entry that is no more pointed to. Image.mu is
 // held exclusively.
 func (im *Image) unlinkEntry(e l2Entry, what freedKind) {
+	if first, n := im.entryClusters(e); n > 0 {
+		im.unlink(first, n, what)
+	}
+}
+
+// entryClusters returns the clusters of the image file that e points to.
+func (im *Image) entryClusters(e l2Entry) (first clusterIdx, n int64) {
 	if im.external {
-		return
+		return 0, 0
 	}
 	switch im.kind(e) {
 	case kindNormal, kindZeroAlloc:
-		im.unlink(im.cluster(e.offset()), 1, what)
+		return im.cluster(e.offset()), 1
 	case kindCompressed:
 		off, n := im.compressedRange(e)
 		first, last := im.cluster(off), im.cluster(off+hostOff(n)-1)
-		im.unlink(first, int64(last-first)+1, what)
+		return first, int64(last-first) + 1
 	}
+	return 0, 0
 }
 
 // ownTable makes sure that the L1 entry i points to an L2 table that belongs
@@ -137,12 +167,10 @@ func (im *Image) ownTable(i int64) error {
 	if err != nil {
 		return err
 	}
-	if err = im.checkOverlap(off, im.clusterSize()); err == nil {
-		if old.offset() == 0 {
-			err = im.newTable(off, virgin)
-		} else {
-			err = im.copyTable(off, old.offset())
-		}
+	if old.offset() == 0 {
+		err = im.newTable(off, virgin)
+	} else {
+		err = im.copyTable(off, old.offset())
 	}
 	if err != nil {
 		return errors.Join(err, im.giveBack(off, 1))

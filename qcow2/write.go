@@ -224,14 +224,7 @@ func (im *Image) place(first, n int64) (host hostOff, virgin bool, err error) {
 	if im.external {
 		return im.clusterOff(clusterIdx(first)), false, nil
 	}
-	host, virgin, err = im.alloc(n)
-	if err != nil {
-		return 0, false, err
-	}
-	if err := im.checkOverlap(host, n<<im.clusterBits); err != nil {
-		return 0, false, err
-	}
-	return host, virgin, nil
+	return im.alloc(n)
 }
 
 // plan says how the start of the n bytes at off is to be written, and how

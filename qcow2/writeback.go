@@ -162,7 +162,7 @@ func (im *Image) reclaim() error {
 		return nil
 	}
 	if err := im.release(list); err != nil {
-		return im.fail(err)
+		return im.failCorrupt(err)
 	}
 	c := im.takeCut(stageIncrease)
 	err := c.Write(imageFile{im}, stageIncrease)
@@ -266,19 +266,26 @@ func (e *failedError) Error() string {
 }
 func (e *failedError) Unwrap() []error { return []error{ErrReadOnly, e.cause} }
 
-// markCorrupt marks the image as corrupt, if its version has a mark, and makes
-// it read-only. It returns err, which says what was found.
+// markCorrupt marks the image as corrupt and makes it read-only, if that is
+// what err says of it. It returns err.
 func (im *Image) markCorrupt(err error) error {
-	if !errors.Is(err, ErrCorrupt) || im.failure() != nil {
+	if !errors.Is(err, ErrCorrupt) {
 		return err
 	}
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
+	return im.failCorrupt(err)
+}
+
+// failCorrupt makes the image read-only because of err, which it returns, and
+// marks it as corrupt if that is what err says, and its version has a mark.
+// flushMu is held.
+func (im *Image) failCorrupt(err error) error {
 	if im.failure() != nil {
 		return err
 	}
 	im.fail(err)
-	if im.version < 3 {
+	if !errors.Is(err, ErrCorrupt) || im.version < 3 {
 		return err
 	}
 	next := im.diskHdr.clone()
