@@ -206,6 +206,10 @@ func (e *osError) Error() string {
 
 func (e *osError) Unwrap() error { return e.err }
 
+// Reason returns an error of the system in the words of the C library, without
+// the name of the file.
+func Reason(err error) error { return &osError{err} }
+
 // A lockError tells that an image is in use.
 type lockError struct {
 	name string

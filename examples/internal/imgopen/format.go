@@ -31,6 +31,9 @@ func (s *Source) open() (*Image, error) {
          Specify the 'raw' format explicitly to remove the restrictions.`, s.Name))
 		s.File = guarded{s.File}
 	}
+	if err := s.takeBacking(); err != nil {
+		return nil, err
+	}
 	var err error
 	switch s.Format {
 	case "qcow2":
@@ -52,6 +55,24 @@ func (s *Source) open() (*Image, error) {
 		return nil, errors.Join(err, img.closeDisk())
 	}
 	return img, nil
+}
+
+// takeBacking takes the option that says that an image has no backing file,
+// whatever it says itself.
+func (s *Source) takeBacking() error {
+	text, given := s.given.value["backing"]
+	if s.Format != "qcow2" && s.Format != "qed" || !given && !s.given.null["backing"] {
+		return nil
+	}
+	if text != "" {
+		return &backingError{"backing file", messagef("Cannot find device='%s' nor node-name='%s'", text, text)}
+	}
+	delete(s.given.value, "backing")
+	delete(s.given.null, "backing")
+	o := *s.o
+	o.NoBacking = true
+	s.o = &o
+	return nil
 }
 
 func (img *Image) closeDisk() error {
@@ -135,7 +156,7 @@ func (img *Image) openQcow2() error {
 		if !haveKey {
 			return nil, messagef("Parameter 'encrypt.key-secret' is required for cipher")
 		}
-		return img.o.Secrets.get(secret)
+		return img.o.Secrets.Get(secret)
 	}
 	var im *qcow2.Image
 	var err error
@@ -180,16 +201,10 @@ func inBacking(err error) error {
 
 // openBacking opens the backing file that an image names.
 func (img *Image) openBacking(name, format string) (block.Disk, error) {
-	over := img.given.sub("backing")
-	text, given := img.given.take("backing")
-	null := img.given.null["backing"]
-	delete(img.given.null, "backing")
-	switch {
-	case given && text != "":
-		return nil, &backingError{"backing file", messagef("Cannot find device='%s' nor node-name='%s'", text, text)}
-	case given || null || img.o.NoBacking || img.o.MetadataOnly:
+	if img.o.NoBacking || img.o.MetadataOnly {
 		return block.Raw(bytes.NewReader(nil), 0), nil
 	}
+	over := img.given.sub("backing")
 	b, err := img.openLayer(over, Resolve(img.Path, name), format)
 	if err != nil {
 		return nil, &backingError{"backing file", err}

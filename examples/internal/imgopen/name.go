@@ -55,6 +55,20 @@ func parseFilename(name string) (options, error) {
 	return o, nil
 }
 
+// Path returns the path of a file that is to be made: a name may begin with
+// "file:".
+func Path(name string) (string, error) {
+	o, err := parseFilename(name)
+	if err != nil {
+		return "", err
+	}
+	path, ok := o.value["file.filename"]
+	if !ok || o.value["driver"] != "" {
+		return "", messagef("'%s' is not the name of a file", name)
+	}
+	return path, nil
+}
+
 // splitProtocol takes a protocol such as "file:" off a name. What has a slash
 // before the colon is a path.
 func splitProtocol(name string) (proto, rest string) {

@@ -77,8 +77,8 @@ func (s Secrets) add(o options) error {
 	return nil
 }
 
-// get returns a copy of the secret of that id.
-func (s Secrets) get(id string) ([]byte, error) {
+// Get returns a copy of the secret of that id.
+func (s Secrets) Get(id string) ([]byte, error) {
 	b, ok := s[id]
 	if !ok {
 		return nil, messagef("No secret with id '%s'", id)
