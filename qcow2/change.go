@@ -125,8 +125,18 @@ func (c *change) undo(err error) error {
 	for _, f := range c.allocs {
 		im.meta.remove(f.first, f.n)
 	}
-	im.hdr = c.hdr
+	im.hdr = c.hdr.clone()
+	c.allocs, c.raised = nil, nil
 	return err
+}
+
+// publish makes the header point to what was prepared: with f, which the
+// metadata lock is held for. It stays in memory also if it cannot be written.
+func (c *change) publish(f func(h *Header)) {
+	c.im.mu.Lock()
+	defer c.im.mu.Unlock()
+	f(c.im.hdr)
+	c.allocs, c.raised, c.hdr = nil, nil, c.im.hdr.clone()
 }
 
 // alloc takes n clusters that follow each other, for metadata, with the
@@ -193,9 +203,10 @@ func (c *change) header(f func(h *Header)) {
 	f(c.im.hdr)
 }
 
-// setActive makes a new L1 table of n entries the active one, with the entries
-// of t, zeros after them. The old one is dropped, but not what it points to.
-func (c *change) setActive(t l1Table, n int) error {
+// setActive publishes a new L1 table of n entries as the active one, with the
+// entries of t, zeros after them, and with it what f does to the header. The old
+// one is dropped, but not what it points to.
+func (c *change) setActive(t l1Table, n int, f func(h *Header)) error {
 	im := c.im
 	size := int64(n) * l1EntrySize
 	if size > maxL1Bytes {
@@ -208,14 +219,15 @@ func (c *change) setActive(t l1Table, n int) error {
 	grown := make([]byte, size)
 	copy(grown, t)
 	old := im.active.l1
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	im.active.l1, im.active.entries = tablecache.NewTable(int64(off), grown, stageIncrease), n
-	im.hdr.L1TableOffset, im.hdr.L1Size = int64(off), uint32(n)
-	im.tables.Reserve(size - int64(len(old.Bytes())))
-	if len(old.Bytes()) > 0 {
-		im.unlink(im.cluster(hostOff(old.Offset())), align.CeilDiv(int64(len(old.Bytes())), im.clusterSize()), freedTable)
-	}
+	c.publish(func(h *Header) {
+		im.active.l1, im.active.entries = tablecache.NewTable(int64(off), grown, stageIncrease), n
+		h.L1TableOffset, h.L1Size = int64(off), uint32(n)
+		f(h)
+		im.tables.Reserve(size - int64(len(old.Bytes())))
+		if len(old.Bytes()) > 0 {
+			im.unlink(im.cluster(hostOff(old.Offset())), align.CeilDiv(int64(len(old.Bytes())), im.clusterSize()), freedTable)
+		}
+	})
 	return nil
 }
 
@@ -225,6 +237,6 @@ func (im *Image) growL1(n int) error {
 		if n <= im.active.entries {
 			return nil
 		}
-		return c.setActive(l1Table(im.active.l1.Bytes()), n)
+		return c.setActive(l1Table(im.active.l1.Bytes()), n, func(*Header) {})
 	})
 }

@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -132,7 +133,8 @@ func (im *Image) Check(ctx context.Context, o *CheckOptions) (*CheckResult, erro
 	if im.w != nil {
 		im.gate.Lock()
 		defer im.gate.Unlock()
-		if err := im.writeBackAll(); err != nil {
+		// The second time for refcounts that the first has lowered.
+		if err := errors.Join(im.writeBackAll(), im.writeBackAll()); err != nil {
 			return nil, err
 		}
 	}

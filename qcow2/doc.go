@@ -28,6 +28,7 @@
 //	encryption, LUKS and the legacy AES   yes   yes    yes     yes
 //	lazy refcounts, dirty bit             yes   yes    yes     yes
 //	preallocation                         yes   yes    yes     yes
+//	internal snapshots, with VM state     yes   yes    yes     yes
 //	unknown header fields and extensions  kept  kept   -       -
 //
 // # Concurrency
@@ -85,4 +86,21 @@
 //
 // A cluster that lost its last reference is used again only after stage 3, and
 // once every read that may have looked it up before is over.
+//
+// What changes snapshots goes in steps, each durable before the next:
+//
+//	step    create                    delete                     apply
+//	0       the dirty bit             the dirty bit              the dirty bit
+//	1       COPIED flags cleared      a new snapshot table       COPIED flags in the snapshot cleared
+//	2       refcounts increased; the  its place in the header    refcounts increased; a new L1 table,
+//	        L1 table and a new                                   a copy of the snapshot's
+//	        snapshot table written
+//	3       the place of that table   refcounts decreased        the place of the L1 table, and the size
+//	4                                 COPIED flags set           refcounts decreased
+//	5       the dirty bit cleared     the dirty bit cleared      the dirty bit cleared
+//
+// So a snapshot is there as a whole or not at all, and no cluster that it
+// shares with the disk can be written in place. Version 2 has no dirty bit:
+// what a power cut may leave there is COPIED flags that are missing, which
+// costs space when such clusters are written, and which [Repair] sets.
 package qcow2

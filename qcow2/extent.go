@@ -13,16 +13,21 @@ import (
 //
 // An HostOffset is true until the image is written to.
 func (im *Image) Extents(off, n int64) iter.Seq2[Extent, error] {
+	return im.extentsOf(im.active, off, n)
+}
+
+// extentsOf is Extents for any mapping.
+func (im *Image) extentsOf(r *root, off, n int64) iter.Seq2[Extent, error] {
 	return block.Merge(func(yield func(Extent, error) bool) {
 		if err := im.checkRange(off, n); err != nil {
 			yield(Extent{}, err)
 			return
 		}
-		im.extents(im.active, off, min(n, max(0, im.Size()-off)), yield)
+		im.extents(r, off, min(n, max(0, r.size.Load()-off)), yield)
 	})
 }
 
-// extents is Extents for any mapping.
+// extents yields the extents of a range before neighbours are merged.
 //
 // Preconditions: off and n are within the disk.
 func (im *Image) extents(r *root, off, n int64, yield func(Extent, error) bool) {

@@ -6,6 +6,7 @@ package qcow2
 //	open.go openfile.go create.go               how an Image comes about
 //	table.go extent.go read.go compressed.go    guest offset to run, and reading
 //	write.go zero.go link.go alloc.go           changing the mapping
+//	snapshot*.go reference.go copied.go         snapshots
 //	writeback.go header_write.go                what reaches the file, and when
 //	transform.go                                guest data on its way: encryption
 //
@@ -13,6 +14,7 @@ package qcow2
 //
 //	gate      shared by whoever changes guest data, for as long as that takes;
 //	          exclusively by what needs the image to itself: see Image.change
+//	snapMu    reading the snapshot table; held over it
 //	sectors   ranges of bytes that are read, changed and written
 //	clusters  ranges of guest clusters whose L2 entries are being changed. Data
 //	          is written before its entry, so that the lock is held over I/O
@@ -78,8 +80,14 @@ type Image struct {
 	// unlinkedClusters counts those that wait to be used again.
 	unlinkedClusters atomic.Int64
 
-	keys     sync.Mutex      // guards the LUKS header in the file
-	gate     sync.RWMutex    // see the head of this file
+	keys sync.Mutex   // guards the LUKS header in the file
+	gate sync.RWMutex // see the head of this file, and guards what follows
+	// copiedDue means that active COPIED flags may be missing.
+	copiedDue bool
+
+	snapMu sync.Mutex                    // guards reading the snapshot table
+	snaps  atomic.Pointer[snapshotTable] // nil until it was read; never changed, but replaced
+
 	clusters inflight.Ranges // guest clusters whose entries are being changed
 	sectors  inflight.Ranges // bytes of the disk that are read, changed and written
 	packMu   sync.Mutex      // guards placing and writing compressed clusters
@@ -97,6 +105,7 @@ type Image struct {
 	active   *root
 	meta     clusterSet // the clusters that hold metadata, once started
 	unlinked []freed    // by the tables in memory, not yet in the file
+	views    map[*SnapshotDisk]struct{}
 }
 
 // hasBacking reports whether the image names a backing file.
@@ -139,6 +148,9 @@ func (im *Image) Close() error {
 func (im *Image) finish() error {
 	im.gate.Lock() // operations that have begun come to their end
 	defer im.gate.Unlock()
+	if err := im.mendCopied(); err != nil {
+		return err
+	}
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
 	if err := im.writeBackLocked(stageLazy); err != nil {

@@ -160,7 +160,7 @@ func open(r io.ReaderAt, w File, o Options) (_ *Image, err error) {
 	sliceSize := min(im.clusterSize(), maxSliceSize)
 	im.tables = tablecache.New(sliceSize, o.CacheSize, im.readTable)
 	im.codec.init(im.hdr)
-	if im.active, err = im.loadRoot(hostOff(im.hdr.L1TableOffset), int(im.hdr.L1Size)); err != nil {
+	if im.active, err = im.loadRoot(hostOff(im.hdr.L1TableOffset), int(im.hdr.L1Size), &im.size); err != nil {
 		return nil, err
 	}
 	if o.MetadataOnly {

@@ -11,17 +11,22 @@ import (
 // ReadAt reads from the disk at off. It implements [io.ReaderAt]: it reads all
 // of p, or returns an error, which is [io.EOF] where the disk ends.
 func (im *Image) ReadAt(p []byte, off int64) (int, error) {
+	return im.readDisk(im.active, p, off)
+}
+
+// readDisk is ReadAt for any mapping.
+func (im *Image) readDisk(r *root, p []byte, off int64) (int, error) {
 	if err := im.checkRange(off, int64(len(p))); err != nil {
 		return 0, err
 	}
-	rest := im.Size() - off
+	rest := r.size.Load() - off
 	if rest >= int64(len(p)) {
-		return im.readVia(im.active, p, guestOff(off))
+		return im.readVia(r, p, guestOff(off))
 	}
 	if rest <= 0 {
 		return 0, io.EOF
 	}
-	n, err := im.readVia(im.active, p[:rest], guestOff(off))
+	n, err := im.readVia(r, p[:rest], guestOff(off))
 	if err == nil {
 		err = io.EOF
 	}
@@ -66,7 +71,7 @@ func (im *Image) readRun(r *root, p []byte, off guestOff) (int, error) {
 	}
 	switch got.kind {
 	case kindUnallocated:
-		err = im.readBacking(p, off)
+		err = im.readBacking(r, p, off)
 	case kindZeroPlain, kindZeroAlloc:
 		clear(p)
 	}
@@ -104,8 +109,8 @@ func readTail(r io.ReaderAt, p []byte, off hostOff, length *atomic.Int64) error 
 func isEnd(err error) bool { return err == nil || err == io.EOF || err == io.ErrUnexpectedEOF }
 
 // readBacking fills p with what the backing file holds, and zeros past its
-// end.
-func (im *Image) readBacking(p []byte, off guestOff) error {
+// end and that of the disk.
+func (im *Image) readBacking(r *root, p []byte, off guestOff) error {
 	if im.backing == nil {
 		if im.backingUnopened {
 			return ErrMetadataOnly
@@ -113,7 +118,7 @@ func (im *Image) readBacking(p []byte, off guestOff) error {
 		clear(p)
 		return nil
 	}
-	n := max(0, min(int64(len(p)), im.backing.Size()-int64(off)))
+	n := max(0, min(int64(len(p)), im.backing.Size()-int64(off), r.size.Load()-int64(off)))
 	clear(p[n:])
 	if n == 0 {
 		return nil

@@ -204,7 +204,7 @@ func differ(a, b []byte) int {
 
 // checkExtents holds what Extents tells against the content, for the whole
 // disk and for parts of it.
-func checkExtents(t *testing.T, im *qcow2.Image, want []byte) {
+func checkExtents(t *testing.T, im qcow2.Disk, want []byte) {
 	t.Helper()
 	kinds := make([]qcow2.Extent, len(want)/512) // of the first byte of each sector
 	for _, r := range [][2]int64{{0, im.Size()}, {0, 1 << 62}, {513, 70_000}, {im.Size() - 1, 5}, {im.Size(), 5}, {3, 0}} {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/virtfmt/virtfmt/internal/align"
 	"github.com/virtfmt/virtfmt/internal/safeio"
@@ -20,6 +21,13 @@ import (
 type root struct {
 	l1      *tablecache.Resident
 	entries int // may be more than l1 holds: the rest is zeros
+
+	// size is that of the disk. Past it nothing is seen of a backing file.
+	size *atomic.Int64
+	// gone means that the snapshot was deleted. It is set before what it held
+	// is unlinked, so that a pin taken before it is seen not to be set protects
+	// that.
+	gone atomic.Bool
 }
 
 // at returns entry i, which is 0 past the end of the table.
@@ -48,7 +56,7 @@ func (r *root) unallocated(i, n0, n, covered int64) int64 {
 // written to.
 //
 // Preconditions: n is within maxL1Bytes.
-func (im *Image) loadRoot(off hostOff, n int) (*root, error) {
+func (im *Image) loadRoot(off hostOff, n int, size *atomic.Int64) (*root, error) {
 	have := int64(n) * l1EntrySize
 	inFile := align.Up(max(0, min(have, im.length.Load()-int64(off))), l1EntrySize)
 	b, err := safeio.ReadAt(zeroFill{im.r}, int64(off), inFile, maxL1Bytes)
@@ -59,7 +67,7 @@ func (im *Image) loadRoot(off hostOff, n int) (*root, error) {
 		b = append(b, make([]byte, have-inFile)...)
 	}
 	im.tables.Reserve(int64(len(b)))
-	return &root{l1: tablecache.NewResident(int64(off), b), entries: n}, nil
+	return &root{l1: tablecache.NewResident(int64(off), b), entries: n, size: size}, nil
 }
 
 // zeroFill reads zeros past the end of a file.
@@ -138,6 +146,9 @@ func (im *Image) unlockShared() {
 // lookup is find for what one slice of an L2 table tells. The metadata lock is
 // held.
 func (im *Image) lookup(r *root, off guestOff, n int64) (run, error) {
+	if r.gone.Load() {
+		return run{}, ErrNoSnapshot
+	}
 	i := im.l1Index(off)
 	l1e := r.at(i)
 	table := l1e.offset()

@@ -33,11 +33,20 @@ func (im *Image) beginWrite(off, n int64) error {
 	if err := im.checkRange(off, n); err != nil {
 		return err
 	}
+	if err := im.enter(); err != nil {
+		return err
+	}
+	if off > im.Size() || n > im.Size()-off {
+		im.gate.RUnlock()
+		return ErrOutOfRange
+	}
+	return nil
+}
+
+// enter holds the gate shared, if guest data can be written.
+func (im *Image) enter() error {
 	im.gate.RLock()
 	err := im.writable()
-	if err == nil && (off > im.Size() || n > im.Size()-off) {
-		err = ErrOutOfRange
-	}
 	if err == nil {
 		err = im.startWriting()
 	}
@@ -65,6 +74,8 @@ func (im *Image) startWriting() error {
 	if im.started.Load() {
 		return nil
 	}
+	// A table that cannot be understood is not protected.
+	snaps, _ := im.snapshotList()
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
 	if im.started.Load() {
@@ -77,14 +88,15 @@ func (im *Image) startWriting() error {
 	}
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	im.meta = im.metadata()
+	im.meta = im.metadata(snaps)
 	im.started.Store(true)
 	return nil
 }
 
 // metadata returns the clusters that hold metadata, which guest data never
-// goes to, whatever an entry says. allocMu and mu are held.
-func (im *Image) metadata() clusterSet {
+// goes to, whatever an entry says. L2 tables that only snapshots use are not
+// among them. allocMu and mu are held.
+func (im *Image) metadata(snaps *snapshotTable) clusterSet {
 	var s clusterSet
 	tables := []clusterIdx{0}
 	runs := func(off, n int64) {
@@ -96,6 +108,14 @@ func (im *Image) metadata() clusterSet {
 	runs(im.refs.table.Offset(), int64(len(im.refs.table.Bytes())))
 	if p, ok := im.hdr.CryptoHeader(); ok {
 		runs(p.Offset, min(p.Length, max(im.length.Load()-p.Offset, 0)))
+	}
+	if snaps != nil {
+		runs(im.hdr.SnapshotsOffset, snaps.size)
+		for _, s := range snaps.list {
+			if im.checkL1(s) == nil {
+				runs(int64(s.l1Offset), min(int64(s.l1Size)*l1EntrySize, max(im.length.Load()-int64(s.l1Offset), 0)))
+			}
+		}
 	}
 	for t, i := l1Table(im.active.l1.Bytes()), 0; i < t.len(); i++ {
 		if off := t.at(i).offset(); off != 0 {
@@ -383,7 +403,7 @@ func (im *Image) zeroBefore(off guestOff, n guestOff) bool {
 		switch got.kind {
 		case kindZeroPlain, kindZeroAlloc:
 		case kindUnallocated:
-			if im.backing != nil && int64(off) < im.backing.Size() {
+			if im.backing != nil && int64(off) < min(im.backing.Size(), im.Size()) {
 				return false
 			}
 		default:

@@ -1,0 +1,119 @@
+package qcow2
+
+import (
+	"context"
+
+	"github.com/virtfmt/virtfmt/internal/tablecache"
+)
+
+// The COPIED flag of an active L1 or L2 entry says that the refcount of what it
+// points to is 1, so that it can be written in place. Before a refcount is
+// raised above 1 the flag is cleared, durably; after one fell to 1 it is set.
+
+// never and once say what COPIED flags are to be.
+func never(clusterIdx) (bool, error) { return false, nil }
+
+func (im *Image) once(i clusterIdx) (bool, error) {
+	im.allocMu.Lock()
+	defer im.allocMu.Unlock()
+	n, err := im.refcount(i)
+	return n == 1, err
+}
+
+// setCopied sets and clears the COPIED flags of active entries: of those L1
+// entries that only accepts, and of their L2 entries. The gate is held
+// exclusively.
+func (im *Image) setCopied(ctx context.Context, only func(i int) bool, copied func(clusterIdx) (bool, error)) error {
+	for i := range im.active.entries {
+		e := im.active.at(int64(i))
+		if e.offset() == 0 || !only(i) {
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		flag, err := copied(im.cluster(e.offset()))
+		if err != nil {
+			return err
+		}
+		if flag != e.copied() {
+			im.mu.Lock()
+			l1Table(im.active.l1.Modify(i*l1EntrySize, l1EntrySize)).set(i, makeL1Entry(e.offset(), flag))
+			im.mu.Unlock()
+		}
+		if err := im.setTableCopied(e.offset(), copied); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setTableCopied sets and clears the COPIED flags of the entries of an L2
+// table.
+func (im *Image) setTableCopied(table hostOff, copied func(clusterIdx) (bool, error)) error {
+	for at := int64(table); at < int64(table)+im.clusterSize(); at += im.tables.SliceSize() {
+		s, err := im.tables.Load(at)
+		if err != nil {
+			return err
+		}
+		wrong, err := im.wrongCopied(s.Bytes(), copied)
+		if err != nil {
+			return err
+		}
+		if len(wrong) == 0 {
+			continue
+		}
+		if err := im.flipCopied(at, wrong); err != nil {
+			return err
+		}
+		if im.tables.Dirty() >= im.opts.CacheSize/2 {
+			if err := im.writeBackAll(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// wrongCopied returns where in a slice the entries lie whose flag is wrong.
+func (im *Image) wrongCopied(b []byte, copied func(clusterIdx) (bool, error)) (wrong []int, err error) {
+	for i := 0; i < len(b); i += im.entrySize() {
+		e := l2Table(b[i:]).at(0)
+		if e.compressed() || e.offset() == 0 {
+			continue
+		}
+		flag, err := copied(im.cluster(e.offset()))
+		if err != nil {
+			return nil, err
+		}
+		if flag != e.copied() {
+			wrong = append(wrong, i)
+		}
+	}
+	return wrong, nil
+}
+
+// flipCopied flips the flags of entries of the slice at offset at.
+func (im *Image) flipCopied(at int64, entries []int) error {
+	for {
+		im.mu.Lock()
+		var s *tablecache.Slice
+		if s = im.tables.Get(at); s != nil {
+			b := im.tables.Modify(s, stageMapping)
+			for _, i := range entries {
+				t := l2Table(b[i:])
+				t.set(0, t.at(0)^flagCopied)
+			}
+		}
+		im.mu.Unlock()
+		if s != nil {
+			return nil
+		}
+		if _, err := im.tables.Load(at); err != nil {
+			return err
+		}
+	}
+}
+
+// all accepts every L1 entry.
+func all(int) bool { return true }
