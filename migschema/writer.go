@@ -29,6 +29,7 @@ type Writer struct {
 	state    writerState
 	ids      map[uint32]bool // sections opened, and whether they carry RAM
 	cur      uint32
+	footers  tristate
 	blocks   map[string]bool // announced
 	last     string          // block of the last page
 }
@@ -89,6 +90,16 @@ func (w *Writer) Write(r *Record) error {
 	}
 	if !w.expects(r.Kind) {
 		return w.misuse("a %s record where %s belongs", r.Kind, w.state)
+	}
+	if w.state == wantFooter {
+		has := no
+		if r.Kind == RecordFooter {
+			has = yes
+		}
+		if w.footers != unknown && w.footers != has {
+			return w.misuse("a section with a footer and one without")
+		}
+		w.footers = has
 	}
 	switch r.Kind {
 	case RecordPage:
@@ -263,8 +274,9 @@ func (w *Writer) list(r *Record) {
 	w.address(r.Total, flagMemSize)
 	w.blocks = make(map[string]bool, len(r.Blocks))
 	for _, b := range r.Blocks {
-		if b.Len > left {
-			break
+		if left == 0 || b.Len > left { // a reader looks for no block more
+			w.keep(fmt.Errorf("migschema: %w: block %q past the sum of %d", CodeSum, b.Name, r.Total))
+			return
 		}
 		left -= b.Len
 		w.blocks[b.Name] = true
