@@ -24,7 +24,7 @@ func (im *Image) ClusterSize() int64 { return im.clusterSize() }
 // an image that is open for writing, whose clusters move, or encrypted.
 func (im *Image) HostFile(depth int) io.ReaderAt {
 	if depth > 0 {
-		if h, ok := im.backing.(block.HostFiler); ok {
+		if h, ok := im.Backing().(block.HostFiler); ok {
 			return h.HostFile(depth - 1)
 		}
 		return nil

@@ -21,6 +21,7 @@
 //	clusters of 512 bytes to 2 MiB        yes   yes    yes     yes
 //	refcounts of 1 to 64 bits             yes   yes    yes     yes
 //	backing file, of any [Disk]           yes   yes    yes     -
+//	commit, rebase, safe and unsafe       -     yes    -       -
 //	compressed clusters, deflate, zstd    yes   yes    -       yes
 //	zero clusters, discard                yes   yes    -       yes
 //	extended L2 entries (subclusters)     yes   yes    yes     yes

@@ -28,6 +28,10 @@ var (
 	// not go with the one that was asked for.
 	ErrLocked = imagelock.ErrLocked
 
+	// ErrNoBacking means that an image was to be committed to a backing file
+	// that it does not have.
+	ErrNoBacking = errors.New("qcow2: image has no backing file")
+
 	// ErrMetadataOnly means that guest data was asked for which the image does
 	// not hold itself, and that it was opened with Options.MetadataOnly.
 	ErrMetadataOnly = errors.New("qcow2: image was opened for its metadata only")

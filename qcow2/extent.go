@@ -32,6 +32,7 @@ func (im *Image) extentsOf(r *root, off, n int64) iter.Seq2[Extent, error] {
 // Preconditions: off and n are within the disk.
 func (im *Image) extents(r *root, off, n int64, yield func(Extent, error) bool) {
 	for end := off + n; off < end; {
+		backing := im.Backing()
 		got, err := im.find(r, guestOff(off), end-off)
 		if err != nil {
 			yield(Extent{}, err)
@@ -41,7 +42,7 @@ func (im *Image) extents(r *root, off, n int64, yield func(Extent, error) bool) 
 		off += got.n
 		switch got.kind {
 		case kindUnallocated:
-			if !block.BackingExtents(im.backing, e.Start, e.Length, yield) {
+			if !block.BackingExtents(backing, e.Start, e.Length, yield) {
 				return
 			}
 			continue

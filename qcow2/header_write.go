@@ -45,15 +45,13 @@ func (im *Image) rewriteHeader(h *Header) error {
 	if len(final) == sectorSize {
 		return im.writeFile(final, 0)
 	}
-	alone, name, at := h.selfContained(im.diskHdr)
-	steps := []struct {
+	type step struct {
 		b   []byte
 		off int64
-	}{
-		{name, at},
-		{alone, 0},
-		{final[sectorSize:], sectorSize},
-		{final[:sectorSize], 0},
+	}
+	steps := []step{{final[sectorSize:], sectorSize}, {final[:sectorSize], 0}}
+	if alone, name, at := h.selfContained(im.diskHdr); alone != nil {
+		steps = append([]step{{name, at}, {alone, 0}}, steps...)
 	}
 	for _, s := range steps {
 		if len(s.b) == 0 {
@@ -97,6 +95,7 @@ func (h *Header) patchFixed(sector []byte) {
 // Extensions that do not fit are left out, the feature names first. A name of
 // the backing file that does not fit is returned with the place in the first
 // cluster where the sector expects it, which is not that of the name of old.
+// Clusters of 1 and 2 KiB may have no such place: there is no such sector then.
 func (h *Header) selfContained(old *Header) (sector, name []byte, at int64) {
 	c := h.clone()
 	c.setExtension(ExtensionFeatureNames, nil)
@@ -114,6 +113,9 @@ func (h *Header) selfContained(old *Header) (sector, name []byte, at int64) {
 		name, at = []byte(h.BackingFile), h.ClusterSize()-int64(len(h.BackingFile))
 		if oldEnd := old.BackingFileOffset + int64(len(old.BackingFile)); oldEnd > at {
 			at = old.BackingFileOffset - int64(len(name))
+		}
+		if at < sectorSize {
+			return nil, nil, 0
 		}
 	}
 	sector, _ = c.AppendBinary(nil)

@@ -7,6 +7,7 @@ package qcow2
 //	table.go extent.go read.go compressed.go    guest offset to run, and reading
 //	write.go zero.go link.go alloc.go           changing the mapping
 //	snapshot*.go reference.go copied.go         snapshots
+//	layers.go                                   commit, rebase, another backing file
 //	writeback.go header_write.go                what reaches the file, and when
 //	transform.go                                guest data on its way: encryption
 //
@@ -53,9 +54,9 @@ type Image struct {
 	r       io.ReaderAt // the image file
 	w       File        // the same, nil if it is open for reading only
 	data    io.ReaderAt // where guest clusters lie: r, or the external data file
-	backing Disk        // nil if there is none, or it is not open
+	backing atomic.Pointer[Disk]
 	// backingUnopened means that what the image does not hold is not known.
-	backingUnopened bool
+	backingUnopened atomic.Bool
 	opts            Options
 	closers         []io.Closer // what Close closes, in this order
 
@@ -127,7 +128,23 @@ func (im *Image) Header() *Header {
 }
 
 // Backing returns the disk that [Options.OpenBacking] returned, or nil.
-func (im *Image) Backing() Disk { return im.backing }
+func (im *Image) Backing() Disk {
+	if d := im.backing.Load(); d != nil {
+		return *d
+	}
+	return nil
+}
+
+// setBackingDisk makes d, or nil, what is read where the image holds nothing.
+// Readers load it before they look up what the image holds, so that both go
+// together.
+func (im *Image) setBackingDisk(d Disk) {
+	if d == nil {
+		im.backing.Store(nil)
+		return
+	}
+	im.backing.Store(&d)
+}
 
 // Close makes everything durable that was written, marks the image as clean,
 // and ends its use. It closes what was opened by [OpenFile],

@@ -164,7 +164,7 @@ func open(r io.ReaderAt, w File, o Options) (_ *Image, err error) {
 		return nil, err
 	}
 	if o.MetadataOnly {
-		im.backingUnopened = im.hdr.BackingFile != ""
+		im.backingUnopened.Store(im.hdr.BackingFile != "")
 		if im.external || im.encrypted {
 			im.data, im.dataW = unopened{}, nil
 		}
@@ -203,22 +203,35 @@ func (im *Image) openOthers() error {
 		return nil
 	case im.externalRaw:
 		return badf(8, "backing_file_offset", "a raw external data file conflicts with the backing file %q", name)
-	case im.opts.OpenBacking == nil:
-		return fmt.Errorf("qcow2: backing file %q: opening it was not granted", name)
 	}
 	if format == "" {
 		format = im.opts.BackingFormat
 	}
-	if format == "" {
-		return fmt.Errorf("qcow2: backing file %q: the image does not tell its format", name)
+	d, err := im.openBackingFile(name, format)
+	if err != nil {
+		return err
+	}
+	im.setBackingDisk(d)
+	im.closeLater(d)
+	return nil
+}
+
+// openBackingFile opens a backing file that the image names, or is to. It is
+// nil if name is empty, or the image open for its metadata only.
+func (im *Image) openBackingFile(name, format string) (Disk, error) {
+	switch {
+	case name == "" || im.opts.MetadataOnly:
+		return nil, nil
+	case im.opts.OpenBacking == nil:
+		return nil, fmt.Errorf("qcow2: backing file %q: opening it was not granted", name)
+	case format == "":
+		return nil, fmt.Errorf("qcow2: backing file %q: the image does not tell its format", name)
 	}
 	d, err := im.opts.OpenBacking(name, format)
 	if err != nil {
-		return fmt.Errorf("qcow2: backing file %q: %w", name, err)
+		return nil, fmt.Errorf("qcow2: backing file %q: %w", name, err)
 	}
-	im.backing = d
-	im.closeLater(d)
-	return nil
+	return d, nil
 }
 
 // unopened stands for a file that was not to be opened.

@@ -53,6 +53,7 @@ func (im *Image) readRun(r *root, p []byte, off guestOff) (int, error) {
 	if im.w != nil {
 		pin = im.pins.Pin(uint64(off) >> 12)
 	}
+	backing := im.Backing()
 	got, err := im.find(r, off, int64(len(p)))
 	if err == nil {
 		p = p[:got.n]
@@ -71,7 +72,7 @@ func (im *Image) readRun(r *root, p []byte, off guestOff) (int, error) {
 	}
 	switch got.kind {
 	case kindUnallocated:
-		err = im.readBacking(r, p, off)
+		err = im.readBacking(r, backing, p, off)
 	case kindZeroPlain, kindZeroAlloc:
 		clear(p)
 	}
@@ -110,20 +111,20 @@ func isEnd(err error) bool { return err == nil || err == io.EOF || err == io.Err
 
 // readBacking fills p with what the backing file holds, and zeros past its
 // end and that of the disk.
-func (im *Image) readBacking(r *root, p []byte, off guestOff) error {
-	if im.backing == nil {
-		if im.backingUnopened {
+func (im *Image) readBacking(r *root, backing Disk, p []byte, off guestOff) error {
+	if backing == nil {
+		if im.backingUnopened.Load() {
 			return ErrMetadataOnly
 		}
 		clear(p)
 		return nil
 	}
-	n := max(0, min(int64(len(p)), im.backing.Size()-int64(off), r.size.Load()-int64(off)))
+	n := max(0, min(int64(len(p)), backing.Size()-int64(off), r.size.Load()-int64(off)))
 	clear(p[n:])
 	if n == 0 {
 		return nil
 	}
-	m, err := im.backing.ReadAt(p[:n], int64(off))
+	m, err := backing.ReadAt(p[:n], int64(off))
 	if int64(m) == n {
 		return nil
 	}

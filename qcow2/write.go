@@ -63,7 +63,7 @@ func (im *Image) writable() error {
 		return ErrClosed
 	case im.w == nil:
 		return ErrReadOnly
-	case im.backingUnopened || im.dataW == nil:
+	case im.backingUnopened.Load() || im.dataW == nil:
 		return ErrMetadataOnly
 	}
 	return im.failure()
@@ -403,7 +403,7 @@ func (im *Image) zeroBefore(off guestOff, n guestOff) bool {
 		switch got.kind {
 		case kindZeroPlain, kindZeroAlloc:
 		case kindUnallocated:
-			if im.backing != nil && int64(off) < min(im.backing.Size(), im.Size()) {
+			if backing := im.Backing(); backing != nil && int64(off) < min(backing.Size(), im.Size()) {
 				return false
 			}
 		default:

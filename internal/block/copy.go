@@ -144,10 +144,16 @@ func Copy(ctx context.Context, dst io.WriterAt, src Disk, o *CopyOptions) (CopyS
 	if opts.Sparse > 0 && !t.canZero() {
 		opts.Sparse = -1
 	}
+	return copyTo(ctx, &t, src, opts, nil)
+}
+
+// copyTo copies src, but for extents that skip reports.
+func copyTo(ctx context.Context, t *target, src Disk, o CopyOptions, skip func(Extent) bool) (CopyStats, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	c := &copier{CopyOptions: opts, ctx: ctx, cancel: cancel, src: src, dst: &t, total: src.Size()}
-	if opts.InOrder {
+	c := &copier{CopyOptions: o, ctx: ctx, cancel: cancel, src: src, dst: t, skip: skip, total: src.Size()}
+	var err error
+	if o.InOrder {
 		err = c.inOrder()
 	} else {
 		err = c.anyOrder()
@@ -177,6 +183,7 @@ type copier struct {
 	cancel context.CancelCauseFunc
 	src    Disk
 	dst    *target
+	skip   func(Extent) bool // extents to leave out, or nil
 	total  int64
 
 	mu    sync.Mutex // guards what follows

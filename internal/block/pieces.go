@@ -27,7 +27,7 @@ func (c *copier) pieces() iter.Seq[piece] {
 				c.cancel(&CopyError{"map", e.Start, err})
 				return
 			}
-			if e.IsZero() && e.Start >= c.dst.zeroFrom {
+			if e.IsZero() && e.Start >= c.dst.zeroFrom || c.skip != nil && c.skip(e) {
 				c.report(CopyStats{Skipped: e.Length})
 				continue
 			}
