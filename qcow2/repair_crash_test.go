@@ -63,16 +63,27 @@ func sharedCopied(b []byte) (n int) {
 	return n
 }
 
+// A damagedImage is an image, and what crashed wants to know of it.
+type damagedImage struct {
+	b, content   []byte
+	sharedCopied int
+}
+
+func newDamagedImage(t *testing.T, b []byte) *damagedImage {
+	t.Helper()
+	return &damagedImage{b, content(t, bytes.NewReader(b)), sharedCopied(b)}
+}
+
 // crashed holds what a power cut during a repair may leave against what was
 // before: it is no worse, and a repair after it does what the first would
 // have done.
-func crashed(t *testing.T, before, b []byte, clean bool) {
+func crashed(t *testing.T, before *damagedImage, b []byte, clean bool) {
 	t.Helper()
-	want := content(t, bytes.NewReader(before))
+	want := before.content
 	if !bytes.Equal(content(t, bytes.NewReader(b)), want) {
 		t.Error("the content changed")
 	}
-	if n, m := sharedCopied(b), sharedCopied(before); n > m {
+	if n, m := sharedCopied(b), before.sharedCopied; n > m {
 		t.Errorf("%d shared clusters have COPIED flags, %d had before", n, m)
 	}
 	f := memfile.FromBytes(b)
@@ -89,18 +100,28 @@ func crashed(t *testing.T, before, b []byte, clean bool) {
 	}
 }
 
+// chosen picks the cases that are tried: a share of percent by default, and
+// few of them in -short mode.
+func chosen(t *testing.T, random *rand.Rand, percent int) bool {
+	t.Helper()
+	return random.IntN(10000) < difftest.Scale(t, 100*percent)
+}
+
 func TestRepairPowerCuts(t *testing.T) {
 	random := rand.New(rand.NewPCG(difftest.Seed(t, 1), 4))
 	states := 0
 	for _, d := range damages {
 		t.Run(d.name, func(t *testing.T) {
-			before := d.make(t)
-			f := memfile.FromBytes(before)
+			before := newDamagedImage(t, d.make(t))
+			f := memfile.FromBytes(before.b)
 			f.Record()
 			if _, err := qcow2.Repair(t.Context(), f, qcow2.RepairAll, nil); err != nil {
 				t.Fatal(err)
 			}
 			for r := memfile.NewReplay(f); r.Next() && !t.Failed(); {
+				if !chosen(t, random, 100) {
+					continue
+				}
 				if limit := difftest.Scale(t, 8); r.States() > limit {
 					for range limit {
 						states++
@@ -119,30 +140,50 @@ func TestRepairPowerCuts(t *testing.T) {
 }
 
 func TestRepairFaults(t *testing.T) {
+	random := rand.New(rand.NewPCG(difftest.Seed(t, 1), 8))
 	boom := errors.New("boom")
-	for _, name := range []string{"refcount too low", "no refcount table", "snapshots past the table", "leak", "COPIED missing"} {
-		before := damageNamed(t, name)
-		for n := 0; ; n++ {
-			f := memfile.FromBytes(before)
-			f.Fault = memfile.FailNth(n, boom, func(op memfile.Op) bool { return true })
-			_, err := qcow2.Repair(t.Context(), f, qcow2.RepairAll, nil)
-			if err == nil {
-				break
+	faults := 0
+	for _, d := range damages {
+		before := newDamagedImage(t, d.make(t))
+		whole := memfile.FromBytes(before.b)
+		if _, err := qcow2.Repair(t.Context(), whole, qcow2.RepairAll, nil); err != nil {
+			t.Fatal(err)
+		}
+		for n := range whole.Ops() {
+			if !chosen(t, random, 100) {
+				continue
 			}
-			if !errors.Is(err, boom) {
-				t.Errorf("%s, operation %d fails: %v", name, n, err)
+			f, hit := memfile.FromBytes(before.b), false
+			f.Fault = func(op memfile.Op) error {
+				switch {
+				case op.Index != n, op.Kind == memfile.Read && op.N == 0:
+					return nil
+				case op.Kind == memfile.Write && random.IntN(2) == 0:
+					hit = true
+					return &memfile.ShortWrite{N: int(op.N/2) &^ 511, Err: boom}
+				}
+				hit = true
+				return boom
 			}
-			crashed(t, before, f.Bytes(), true)
+			if _, err := qcow2.Repair(t.Context(), f, qcow2.RepairAll, nil); hit != errors.Is(err, boom) || !hit && err != nil {
+				t.Errorf("%s, operation %d fails: %v", d.name, n, err)
+			}
+			if hit {
+				faults++
+			}
+			f.Fault = nil
+			crashed(t, before, f.Bytes(), !unrepairable[d.name])
 		}
 	}
+	t.Logf("%d faults", faults)
 }
 
 func TestRepairStops(t *testing.T) {
-	before := damageNamed(t, "no refcount table")
+	before := newDamagedImage(t, damageNamed(t, "no refcount table"))
 	why := errors.New("enough")
-	for n := range 40 {
+	for n := 0; n < 40; n += max(1, 40/difftest.Scale(t, 40)) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		f := memfile.FromBytes(before)
+		f := memfile.FromBytes(before.b)
 		f.Fault = func(op memfile.Op) error {
 			if op.Index == n {
 				cancel(why)

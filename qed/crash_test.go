@@ -124,6 +124,9 @@ func TestPowerCuts(t *testing.T) {
 	for _, c := range crashCases(t) {
 		t.Run(c.name, func(t *testing.T) {
 			o := crashtest.Options{Seed: difftest.Seed(t, 5), Exhaustive: 6, Random: difftest.Scale(t, 40)}
+			if testing.Short() {
+				o.Exhaustive = 3
+			}
 			s := crashtest.PowerCuts(t, crashFormat(&c), c.file, c.steps, o)
 			t.Log(s)
 			total.Add(s)
@@ -163,10 +166,7 @@ func TestFaults(t *testing.T) {
 	var total crashtest.Stats
 	for _, c := range crashCases(t) {
 		t.Run(c.name, func(t *testing.T) {
-			stride := 1
-			if testing.Short() {
-				stride = 5
-			}
+			stride := max(1, 100/difftest.Scale(t, 200))
 			o := crashtest.Options{Seed: difftest.Seed(t, 7), Random: 3}
 			s := crashtest.Faults(t, crashFormat(&c), c.file, c.steps, stride, o)
 			t.Log(s)
