@@ -45,7 +45,7 @@ type ConvertOptions struct {
 	// otherwise that is a [CodeLossy] error that names what would be lost.
 	Lossy bool
 	// PageSize admits pages of that size, which the schema does not know, if
-	// not 0 or 4096.
+	// not 0 or 4096: a power of two from 1 KiB to 1 MiB.
 	PageSize int
 	// VMDesc describes the device state where the stream does not.
 	VMDesc *VMDesc

@@ -197,6 +197,51 @@ func TestConvertLosses(t *testing.T) {
 	})
 }
 
+// TestConvertPageSize converts pages of a size that only an option tells.
+func TestConvertPageSize(t *testing.T) {
+	c := newClassic().config("x").open(1, 2, "ram", 0, 4).be64(0x4000|4).str("a").be64(0x4000, 0x10).footer(2)
+	c.part(3, 2).be64(8).str("a").raw(make([]byte, 8192)...).be64(0x2000 | 0x22).raw(0).be64(0x10).footer(2).raw(0)
+	if _, back, _, err := roundTrip(c.Bytes(), &migschema.ConvertOptions{PageSize: 8192}); err != nil || !bytes.Equal(back, c.Bytes()) {
+		t.Error(err)
+	}
+	for _, size := range []int{-4096, 1, 512, 1000, 4097, 2 << 20} {
+		if _, err := migschema.NewReaderBytes(c.Bytes(), &migschema.ReaderOptions{PageSize: size}).Next(); !errors.Is(err, migschema.CodeMisuse) {
+			t.Errorf("reader, %d: %v", size, err)
+		}
+		var out bytes.Buffer
+		w := migschema.NewWriter(&out, &migschema.WriterOptions{PageSize: size})
+		if err := w.Write(&migschema.Record{Kind: migschema.RecordEOF}); !errors.Is(err, migschema.CodeMisuse) || w.Close() == nil || out.Len() > 0 {
+			t.Errorf("writer, %d: %v", size, err)
+		}
+	}
+}
+
+// TestMaxState holds conversion to the limit of device state, in all forms
+// that it comes in.
+func TestMaxState(t *testing.T) {
+	for _, typed := range []bool{false, true} {
+		var ber bytes.Buffer
+		if _, err := migschema.ToBER(&ber, bytes.NewReader(noneMig(t)), &migschema.ConvertOptions{Typed: typed}); err != nil {
+			t.Fatal(err)
+		}
+		desc, err := migschema.ReadVMDesc(bytes.NewReader(noneMig(t)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for limit, want := range map[int64]error{60: migschema.CodeLimit, 600: nil} {
+			opt := &migschema.ConvertOptions{MaxState: limit, VMDesc: desc}
+			if _, err := migschema.ToClassic(io.Discard, bytes.NewReader(ber.Bytes()), opt); !errors.Is(err, want) {
+				t.Errorf("typed %v, at most %d: %v", typed, limit, err)
+			}
+		}
+	}
+	for limit, want := range map[int64]error{60: migschema.CodeLimit, 750: nil} {
+		if _, err := migschema.ToBER(io.Discard, bytes.NewReader(noneMig(t)), &migschema.ConvertOptions{MaxState: limit}); !errors.Is(err, want) {
+			t.Errorf("to BER, at most %d: %v", limit, err)
+		}
+	}
+}
+
 // TestToClassicErrors gives BER that the classic layout cannot say.
 func TestToClassicErrors(t *testing.T) {
 	i := migschema.NewInt

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 )
 
 // sectionDepth is how many elements hold a section: the file and its list.
@@ -239,12 +240,15 @@ func (d *Decoder) intern(b []byte) string {
 func (d *Decoder) Events() iter.Seq2[*Event, error] { return all(d.Next) }
 
 // State returns the typed state that [EventState] begins, as a value, after
-// that event. Events go on behind its end. It costs memory in proportion.
-func (d *Decoder) State() (VMState, error) {
+// that event, if it has at most limit octets in the stream. Events go on
+// behind its end. A value takes some twenty times the octets in memory.
+func (d *Decoder) State(limit int64) (VMState, error) {
 	if d.w.err == nil && (d.w.event != ElementBegin || d.w.node != nodeStateList) {
 		return nil, fmt.Errorf("migschema: %w: State without EventState", CodeMisuse)
 	}
+	d.w.valueEnd = d.w.src.offset() + min(limit, math.MaxInt64-d.w.src.offset())
 	l := d.w.entries()
+	d.w.valueEnd = math.MaxInt64
 	return l, d.w.err
 }
 

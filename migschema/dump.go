@@ -120,7 +120,12 @@ type dumper struct {
 	desc  *VMDesc // of a BER stream
 	dev   device  // of the section at hand
 	name  namer
-	blob  []byte // a string that came in pieces
+
+	// A blob that comes in pieces is joined where it is described.
+	pieces bool        // it goes on
+	opaque *DeviceDesc // its description, nil if there is none
+	size   int64       // that it has by that
+	blob   []byte
 }
 
 func (d *dumper) dump(src io.Reader) error {

@@ -33,6 +33,7 @@ func dumped(src io.Reader, o *migschema.StreamOptions) (l []string, err error) {
 // fieldLines returns section, field and value of what has a field.
 func fieldLines(t *testing.T, src io.Reader) (l []string) {
 	t.Helper()
+	var data []byte
 	for line, err := range migschema.Dump(src, nil) {
 		if err != nil {
 			t.Fatal(err)
@@ -40,10 +41,17 @@ func fieldLines(t *testing.T, src io.Reader) (l []string) {
 		if line.Field == "" || line.Value == nil {
 			continue
 		}
-		if b, ok := line.Value.([]byte); ok && len(b) == 0 {
-			continue // of no element; one form has it, the other not
+		value := line.Value
+		if b, ok := value.([]byte); ok {
+			if data = append(data, b...); line.More {
+				continue
+			}
+			value, data = data, nil
+			if len(value.([]byte)) == 0 {
+				continue // of no element; one form has it, the other not
+			}
 		}
-		l = append(l, fmt.Sprintf("%s %s %v", line.Section, line.Field, line.Value))
+		l = append(l, fmt.Sprintf("%s %s %v", line.Section, line.Field, value))
 	}
 	return l
 }
@@ -55,16 +63,27 @@ func checkDump(t *testing.T, stream []byte, opt migschema.ConvertOptions) {
 	if len(want) == 0 && bytes.Contains(stream, []byte(`"vmsd_name"`)) {
 		t.Error("no fields")
 	}
-	for _, typed := range []bool{false, true} {
-		opt.Typed = typed
+	for _, form := range []struct {
+		typed bool
+		form  migschema.Form
+	}{{false, migschema.Streamed}, {false, migschema.CER}, {true, migschema.Streamed}, {true, migschema.CER}} {
+		opt.Typed, opt.Form = form.typed, form.form
 		var ber bytes.Buffer
 		if _, err := migschema.ToBER(&ber, bytes.NewReader(stream), &opt); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, fieldLines(t, bytes.NewReader(ber.Bytes()))); diff != "" {
-			t.Errorf("typed %v (-classic +BER):\n%s", typed, diff)
+			t.Errorf("%v (-classic +BER):\n%s", form, diff)
 		}
 	}
+}
+
+// TestDumpSegments dumps a described blob that comes in segments.
+func TestDumpSegments(t *testing.T) {
+	c := newClassic().config("pc").open(4, 3, "dev", 0, 1).raw(bytes.Repeat([]byte{7}, 5000)...).footer(3).raw(0)
+	desc := `{"devices": [{"name": "dev", "instance_id": 0, "fields": [{"name": "a", "type": "buffer", "size": 4999}, {"name": "b", "type": "uint8", "size": 1}]}]}`
+	c.raw(6).be32(uint32(len(desc))).raw([]byte(desc)...)
+	checkDump(t, c.Bytes(), migschema.ConvertOptions{})
 }
 
 func TestDumpNone(t *testing.T) {

@@ -26,7 +26,11 @@ func (d *dumper) element(s *Scanner, e *Element) error {
 		}
 		return nil
 	}
-	field, frame := d.name.entry(e.Name)
+	field, frame := d.name.last, nameFrame{}
+	if !d.name.more {
+		field, frame = d.name.entry(e.Name)
+	}
+	d.name.last, d.name.more = field, e.More
 	if e.Depth == depthHead {
 		switch {
 		case e.Name == "name":
@@ -74,36 +78,38 @@ func (d *dumper) oldBlob(s *Scanner, e *Element) error {
 	l := Line{
 		Offset: e.Offset, Tag: e.Tag.String(), Path: s.Path(), Type: e.Type, Section: d.dev.name, Value: e.Data, More: e.More,
 	}
-	first := len(d.blob) == 0
-	if !first || e.More {
-		if len(d.blob)+len(e.Data) <= maxStateDefault {
+	if !d.pieces {
+		d.opaque, d.size = d.describe(d.desc), -1
+		if d.opaque != nil {
+			d.size, _ = d.opaque.size()
+		}
+		d.blob = d.blob[:0]
+	}
+	state := e.Data
+	if d.pieces || e.More {
+		if int64(len(d.blob)) <= d.size && d.size <= maxStateDefault {
 			d.blob = append(d.blob, e.Data...)
 		}
+		state = d.blob
 	}
-	if err := d.tell(l); err != nil || e.More {
+	whole := !d.pieces && !e.More
+	d.pieces = e.More
+	if err := d.tell(l); err != nil || e.More || d.opaque == nil || int64(len(state)) != d.size {
 		return err
 	}
-	state, exact := e.Data, int64(len(e.Data)) == e.Length
-	if len(d.blob) > 0 {
-		state, exact = d.blob, false
-	}
-	d.blob = d.blob[:0]
-	dev := d.describe(d.desc)
-	if dev == nil {
-		return nil
-	}
-	if n, ok := dev.size(); !ok || n != int64(len(state)) {
-		return nil
-	}
-	at := e.Offset
+	at, exact := e.Offset, whole && e.Length == d.size
 	if exact {
 		at += int64(e.HeaderSize)
 	}
-	return d.fields(dev, state, at, exact, l.Path)
+	return d.fields(d.opaque, state, at, exact, l.Path)
 }
 
 // A namer finds, for each entry of typed state, the field that it is.
-type namer struct{ stack []nameFrame }
+type namer struct {
+	stack []nameFrame
+	last  string // name of the entry before
+	more  bool   // it is a string that goes on
+}
 
 // A nameFrame is an open element of typed state: what its entries are.
 type nameFrame struct {

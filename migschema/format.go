@@ -53,7 +53,7 @@ func detect(r io.Reader) (Format, io.Reader, error) {
 // StreamOptions says how to read a stream of either format. nil and the zero
 // value are the defaults.
 type StreamOptions struct {
-	PageSize int     // of a page, if 0 what the stream tells, or 4096
+	PageSize int     // of a page, if 0 what the stream tells, or 4096; a power of two from 1 KiB to 1 MiB
 	VMDesc   *VMDesc // describes the device state where the stream does not
 	Lenient  Lenient // breaches to bear in a BER stream, trailing data in either
 }

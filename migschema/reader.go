@@ -7,13 +7,15 @@ import (
 	"io"
 	"iter"
 	"math"
+
+	"github.com/virtfmt/virtfmt/internal/align"
 )
 
 // ReaderOptions says how to read a classic stream. nil and the zero value are
 // the defaults.
 type ReaderOptions struct {
-	// PageSize is the size of a page, if 0 what the configuration tells, or
-	// 4096.
+	// PageSize is the size of a page, a power of two from 1 KiB to 1 MiB, if 0
+	// what the configuration tells, or 4096.
 	PageSize int
 	// VMDesc describes the device state, where it is known beforehand: from
 	// another stream of the same machine. The device state is then read as it
@@ -104,6 +106,15 @@ const (
 	no
 )
 
+// pageSizeFault returns what is wrong with the size of a page by option: the
+// flags of a page lie below it, and a window holds some.
+func pageSizeFault(n int) error {
+	if n == 0 || n >= 1<<minPageBits && n <= 1<<maxPageBits && align.IsPow2(n) {
+		return nil
+	}
+	return fmt.Errorf("migschema: %w: pages of %d bytes: not a power of two from %d to %d", CodeMisuse, n, 1<<minPageBits, 1<<maxPageBits)
+}
+
 // NewReader returns a Reader of the classic stream in r. It reads ahead,
 // unless told not to.
 func NewReader(r io.Reader, o *ReaderOptions) *Reader {
@@ -119,6 +130,7 @@ func newReader(src source, o *ReaderOptions) *Reader {
 	r.desc = r.opt.VMDesc
 	r.pageSize = uint64(r.opt.PageSize)
 	r.addresses = r.opt.IgnoreShared
+	r.err = pageSizeFault(r.opt.PageSize)
 	return r
 }
 

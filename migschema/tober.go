@@ -49,7 +49,11 @@ func ToBER(dst io.Writer, src io.Reader, o *ConvertOptions) (*Report, error) {
 // encodeClassic writes the sections of a classic stream to e.
 func encodeClassic(e *Encoder, src io.Reader, o *ConvertOptions) (*Report, error) {
 	t := toBER{conversion: newConversion(o), e: e, sections: make(map[uint32]*berSection)}
-	t.r = NewReader(src, &ReaderOptions{VMDesc: t.opt.VMDesc, MaxState: t.opt.MaxState, Validate: true})
+	ro := &ReaderOptions{VMDesc: t.opt.VMDesc, MaxState: t.opt.MaxState, Validate: true}
+	if t.opt.PageSize != PageSize {
+		ro.PageSize = t.opt.PageSize
+	}
+	t.r = NewReader(src, ro)
 	if err := each(t.r.Records(), t.record); err != nil {
 		return nil, err
 	}

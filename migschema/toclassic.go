@@ -257,7 +257,7 @@ func (t *toClassic) blob() error {
 
 // state writes typed state.
 func (t *toClassic) state() error {
-	v, err := t.d.State()
+	v, err := t.d.State(t.opt.MaxState)
 	if err != nil {
 		return err
 	}

@@ -246,6 +246,7 @@ func (w *walker) nextBytes() []byte {
 func (w *walker) entries() []Entry { return list(w, w.entry) }
 
 func (w *walker) entry() Entry {
+	w.bounded()
 	switch w.node {
 	case nodeArray:
 		return Array(w.entries())
@@ -268,8 +269,16 @@ func (w *walker) blob() OldBlob {
 			break
 		}
 		b = append(b, w.data...)
+		w.bounded()
 	}
 	return b
+}
+
+// bounded keeps an error if the value has got too long.
+func (w *walker) bounded() {
+	if w.err == nil && w.src.offset() > w.valueEnd {
+		w.err = w.fail(CodeLimit, w.at)
+	}
 }
 
 func (w *walker) subSections() SubSecList { return list(w, w.subSection) }

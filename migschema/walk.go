@@ -21,6 +21,8 @@ type walker struct {
 	done  bool    // the root has ended
 	err   error   // sticky
 
+	valueEnd int64 // offset that a value decoded as a whole may not pass
+
 	// The element at hand, for paths: the component or the arm by which its
 	// parent holds it. Lists count in frame.n.
 	part, arm *field
@@ -55,7 +57,7 @@ type frame struct {
 }
 
 func (w *walker) init(src source, root *node, o *DecoderOptions) {
-	*w = walker{src: src, opt: o.withDefaults(), root: root, stack: make([]frame, 0, 16)}
+	*w = walker{src: src, opt: o.withDefaults(), root: root, stack: make([]frame, 0, 16), valueEnd: math.MaxInt64}
 	w.rules = rules{w.opt.DER, w.opt.Lenient.AnyTag, w.opt.MaxLength}
 }
 

@@ -12,8 +12,8 @@ import (
 // WriterOptions says how to write a classic stream. nil and the zero value are
 // the defaults.
 type WriterOptions struct {
-	// PageSize is the size of a page, if 0 what the configuration tells, or
-	// 4096.
+	// PageSize is the size of a page, a power of two from 1 KiB to 1 MiB, if 0
+	// what the configuration tells, or 4096.
 	PageSize int
 }
 
@@ -57,7 +57,7 @@ func NewWriter(w io.Writer, o *WriterOptions) *Writer {
 	if o == nil {
 		o = new(WriterOptions)
 	}
-	return &Writer{output: output{w: w}, pageSize: o.PageSize, ids: make(map[uint32]bool)}
+	return &Writer{output: output{w: w, err: pageSizeFault(o.PageSize)}, pageSize: o.PageSize, ids: make(map[uint32]bool)}
 }
 
 // Close hands what is buffered to the writer. It is an error, and what is
