@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -34,6 +35,10 @@ func (c *change) cut(ctx context.Context, size int64, n int, f func(h *Header)) 
 	}
 	if err := refs.canDrop(); err != nil {
 		return err
+	}
+	if n == im.active.entries && bytes.Equal(kept, im.active.l1.Bytes()) {
+		c.publish(f)
+		return nil
 	}
 	if err := c.setActive(kept[:min(len(kept), n*l1EntrySize)], n, f); err != nil {
 		return err

@@ -30,6 +30,7 @@
 //	lazy refcounts, dirty bit             yes   yes    yes     yes
 //	preallocation                         yes   yes    yes     yes
 //	internal snapshots, with VM state     yes   yes    yes     yes
+//	resizing, with snapshots              -     yes    -       -
 //	unknown header fields and extensions  kept  kept   -       -
 //
 // # Concurrency
@@ -104,4 +105,8 @@
 // shares with the disk can be written in place. Version 2 has no dirty bit:
 // what a power cut may leave there is COPIED flags that are missing, which
 // costs space when such clusters are written, and which [Repair] sets.
+//
+// A smaller size reaches the file together with an L1 table that describes no
+// more, before what it lost is freed. A larger one does once what is added
+// reads as zeros.
 package qcow2

@@ -7,6 +7,7 @@ package qcow2
 //	table.go extent.go read.go compressed.go    guest offset to run, and reading
 //	write.go zero.go link.go alloc.go           changing the mapping
 //	snapshot*.go reference.go copied.go         snapshots
+//	resize.go cut.go preallocate.go             the size of the disk
 //	layers.go                                   commit, rebase, another backing file
 //	writeback.go header_write.go                what reaches the file, and when
 //	transform.go                                guest data on its way: encryption

@@ -55,7 +55,11 @@ func (im *Image) references(ctx context.Context, l1 l1Table) (*references, error
 }
 
 // addTable counts what the L2 table at offset at of the file refers to.
+// Clusters of an external data file have no refcounts.
 func (r *references) addTable(table []byte, at int64) error {
+	if r.im.external {
+		return nil
+	}
 	for step := r.im.entrySize(); len(table) > 0; table, at = table[step:], at+int64(step) {
 		e := l2Table(table).at(0)
 		if e == 0 {

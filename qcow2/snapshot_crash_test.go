@@ -120,14 +120,30 @@ func (l *snapLog) format(o *qcow2.Options) crashtest.Format[*qcow2.Image] {
 	return fm
 }
 
+// resizeStep returns a step that resizes a disk to at least half the size that
+// it had at first: what randomSteps write to.
+func resizeStep(rng *rand.Rand, size int64) crashtest.Step[*qcow2.Image] {
+	to := size/2 + rng.Int64N(size/512)*512
+	o := &qcow2.ResizeOptions{Shrink: true, Preallocation: qcow2.Preallocation(rng.IntN(3))}
+	return crashtest.Step[*qcow2.Image]{Name: fmt.Sprintf("resize to %d, %v", to, o.Preallocation), Durable: true, Do: func(im *qcow2.Image) error {
+		o := *o
+		if to <= im.Size() {
+			o.Preallocation = qcow2.PreallocateOff
+		}
+		return im.Resize(context.Background(), to, &o)
+	}}
+}
+
 // snapshotSteps returns n steps: those of randomSteps, and some that concern
-// snapshots.
-func (l *snapLog) snapshotSteps(rng *rand.Rand, size int64, n int) []crashtest.Step[*qcow2.Image] {
+// snapshots and, but in version 2, the size.
+func (l *snapLog) snapshotSteps(rng *rand.Rand, size int64, n int, v2 bool) []crashtest.Step[*qcow2.Image] {
 	var steps []crashtest.Step[*qcow2.Image]
 	names := []string{"s0"}
 	for len(steps) < n {
 		i := rng.IntN(max(1, len(names)))
-		switch k := rng.IntN(8); {
+		switch k := rng.IntN(9); {
+		case k == 8 && !v2:
+			steps = append(steps, resizeStep(rng, size))
 		case k < 2:
 			name := fmt.Sprintf("r%d-%d", rng.Uint32(), len(steps))
 			names = append(names, name)
@@ -144,7 +160,7 @@ func (l *snapLog) snapshotSteps(rng *rand.Rand, size int64, n int) []crashtest.S
 				return tolerate(im.ApplySnapshot(context.Background(), name))
 			}})
 		default:
-			steps = append(steps, randomSteps(rng, size, 1)...)
+			steps = append(steps, randomSteps(rng, size/2, 1)...)
 		}
 	}
 	return steps
@@ -186,7 +202,7 @@ func TestSnapshotPowerCuts(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 3))
 			for range difftest.Scale(t, 10) {
 				l := &snapLog{kept: map[string][]byte{"s0": s0}}
-				steps := l.snapshotSteps(rng, size, 10)
+				steps := l.snapshotSteps(rng, size, 10, name == "v2")
 				stats.Add(crashtest.PowerCuts(t, l.format(o), start, steps, crashtest.Options{
 					Seed: seed, Exhaustive: 3, Random: 3, Moments: 0.4,
 				}))
@@ -206,8 +222,35 @@ func TestSnapshotFaults(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 4))
 			for range difftest.Scale(t, 5) {
 				l := &snapLog{kept: map[string][]byte{"s0": s0}}
-				steps := l.snapshotSteps(rng, size, 8)
+				steps := l.snapshotSteps(rng, size, 8, name == "v2")
 				stats.Add(crashtest.Faults(t, l.format(o), start, steps, 3, crashtest.Options{Seed: seed, Random: 2}))
+			}
+		})
+	}
+	t.Log(stats)
+}
+
+// TestResizePowerCuts: after a power cut, or a fault, the disk has the old or
+// the new size, and what was added reads as zeros.
+func TestResizePowerCuts(t *testing.T) {
+	seed := difftest.Seed(t, 1)
+	var stats crashtest.Stats
+	for name := range crashKinds() {
+		t.Run(name, func(t *testing.T) {
+			start, o, size := crashStart(t, name)
+			rng := rand.New(rand.NewPCG(seed, 5))
+			for i := range difftest.Scale(t, 6) {
+				var steps []crashtest.Step[*qcow2.Image]
+				for range 4 {
+					steps = append(steps, randomSteps(rng, size/2, 1)...)
+					steps = append(steps, resizeStep(rng, size))
+				}
+				stats.Add(crashtest.PowerCuts(t, crashFormat(o), start, steps, crashtest.Options{
+					Seed: seed, Exhaustive: 3, Random: 3, Moments: 0.4,
+				}))
+				if i%2 == 0 {
+					stats.Add(crashtest.Faults(t, crashFormat(o), start, steps, 2, crashtest.Options{Seed: seed, Random: 2}))
+				}
 			}
 		})
 	}

@@ -53,7 +53,9 @@ func (d *snapDisk) snapStep() string {
 			d.want = bytes.Clone(d.kept[id])
 		}
 		return "apply " + id
-	case k < 7 && len(ids) > 0:
+	case k < 6:
+		return d.resize(len(ids) > 0)
+	case k < 8 && len(ids) > 0:
 		id := ids[d.rng.IntN(len(ids))]
 		d.look(id)
 		return "look at " + id

@@ -270,14 +270,19 @@ func (im *Image) zeroData(off, n int64) error {
 		im.dataUnsynced.Store(true)
 		return nil
 	}
+	return im.zeroStored(hostOff(off), n)
+}
+
+// zeroStored writes zeros to where guest clusters lie.
+func (im *Image) zeroStored(off hostOff, n int64) error {
 	return im.withBuffer(min(n, 1<<20), func(b []byte) error {
 		clear(b)
 		for ; n > 0; n -= int64(len(b)) {
 			b = b[:min(n, int64(len(b)))]
-			if err := im.writeStored(b, hostOff(off)); err != nil {
+			if err := im.writeStored(b, off); err != nil {
 				return err
 			}
-			off += int64(len(b))
+			off += hostOff(len(b))
 		}
 		return nil
 	})
