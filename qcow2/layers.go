@@ -143,7 +143,11 @@ func (im *Image) Rebase(ctx context.Context, name, format string, o *RebaseOptio
 		if err := im.writable(); err != nil {
 			return err
 		}
-		if err := block.Rebase(ctx, gated{im}, im.Backing(), next, im.subclusterSize(), o); err != nil {
+		err := block.Rebase(ctx, gated{im}, im.Backing(), next, im.subclusterSize(), o)
+		// What was written stays, if there is an error too, and with it the
+		// place of the refcount table, which may have moved.
+		c.publish(func(*Header) {})
+		if err != nil {
 			return err
 		}
 		return c.flush()

@@ -375,3 +375,52 @@ type faultyTarget struct {
 }
 
 func (f faultyTarget) WriteAt([]byte, int64) (int, error) { return 0, f.err }
+
+// TestFailedRebase: what was written before it failed stays, although the
+// refcount table has moved for it.
+func TestFailedRebase(t *testing.T) {
+	const size = 4 << 20
+	fault := errors.New("fault")
+	base := bytes.Repeat([]byte{1}, size)
+	o := qcow2.Options{OpenBacking: func(name, _ string) (qcow2.Disk, error) {
+		if name == "base" {
+			return block.Raw(bytes.NewReader(base), size), nil
+		}
+		return failingDisk{block.Raw(bytes.NewReader(nil), size), size * 3 / 4, fault}, nil
+	}}
+	f := memfile.New()
+	im, err := qcow2.Create(f, size, &qcow2.CreateOptions{ClusterSize: 512, RefcountBits: 64, BackingFile: "base", BackingFormat: "raw", Open: &o})
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := im.Header().RefcountTableOffset
+	if err := im.Rebase(t.Context(), "other", "raw", &qcow2.RebaseOptions{Workers: 1}); !errors.Is(err, fault) {
+		t.Errorf("rebase: %v", err)
+	}
+	if im.Header().RefcountTableOffset == table {
+		t.Error("the refcount table has not moved: the test is about nothing")
+	}
+	if _, err := im.WriteAt(bytes.Repeat([]byte{1}, 100<<10), size-100<<10); err != nil {
+		t.Fatal(err)
+	}
+	if err := im.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := sameDisk(f, &o, base); err != nil {
+		t.Error(err)
+	}
+}
+
+// A failingDisk cannot be read from some place on.
+type failingDisk struct {
+	qcow2.Disk
+	from int64
+	err  error
+}
+
+func (d failingDisk) ReadAt(p []byte, off int64) (int, error) {
+	if off+int64(len(p)) > d.from {
+		return 0, d.err
+	}
+	return d.Disk.ReadAt(p, off)
+}
