@@ -4,7 +4,8 @@ import (
 	"io"
 
 	"github.com/klauspost/compress/flate"
-	"github.com/klauspost/compress/zstd"
+
+	"github.com/virtfmt/virtfmt/internal/zstd"
 )
 
 // deflateWindow is how far back the deflate data of a cluster refers: QEMU
@@ -22,16 +23,12 @@ type compressor struct {
 // newCompressor returns a compressor for clusters of the given size.
 func newCompressor(kind CompressionType, cluster int64) (*compressor, error) {
 	c := &compressor{out: bounded{b: make([]byte, 0, cluster)}}
-	var err error
 	if kind == CompressionZstd {
-		c.zstd, err = zstd.NewWriter(nil,
-			zstd.WithEncoderConcurrency(1),
-			zstd.WithEncoderCRC(false),
-			zstd.WithSingleSegment(true),
-			zstd.WithWindowSize(int(max(cluster, zstd.MinWindowSize))))
-	} else {
-		c.flate, err = flate.NewWriterWindow(&c.out, deflateWindow)
+		c.zstd = new(zstd.Encoder)
+		return c, nil
 	}
+	var err error
+	c.flate, err = flate.NewWriterWindow(&c.out, deflateWindow)
 	return c, err
 }
 
@@ -40,7 +37,7 @@ func newCompressor(kind CompressionType, cluster int64) (*compressor, error) {
 func (c *compressor) compress(p []byte) ([]byte, bool) {
 	c.out.b = c.out.b[:0]
 	if c.zstd != nil {
-		c.out.b = c.zstd.EncodeAll(p, c.out.b)
+		c.out.b = c.zstd.Encode(c.out.b, p)
 		return c.out.b, len(c.out.b) < len(p)
 	}
 	c.out.limit = len(p) - 1
