@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/virtfmt/virtfmt/internal/corpus"
+	"github.com/virtfmt/virtfmt/vma"
 )
 
 const (
@@ -35,6 +36,9 @@ func (b *bench) size(n int64) int64 { return max(2, int64(float64(n/mib)*b.scale
 //	sparse.qcow2            100 GiB with 2000 random pieces of 4 KiB
 //	frag.qcow2, frag.raw    all clusters written in random order
 //	meta.qcow2              1 TiB with all of its metadata, and no data
+//	disk.raw                text in 60 % of its blocks of 4 KiB, at random
+//	disk.vma, disk.vma.zst  an archive of it
+//	zeros.vma               an archive of 64 GiB of zeros
 func (b *bench) makeImage(ctx context.Context, name string) error {
 	if _, err := os.Stat(b.path(name)); err == nil {
 		return nil
@@ -78,6 +82,18 @@ func (b *bench) makeImage(ctx context.Context, name string) error {
 	case "meta.qcow2":
 		size := int64(float64(1024*gib) * b.scale)
 		err = b.tool(ctx, nil, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", part, fmt.Sprint(size))
+	case "disk.raw":
+		err = b.makeDisk(part)
+	case "disk.vma":
+		if err = b.makeImage(ctx, "disk.raw"); err == nil {
+			err = vmaWrite(ctx, b.path("disk.raw"), part)
+		}
+	case "disk.vma.zst":
+		if err = b.makeImage(ctx, "disk.vma"); err == nil {
+			err = b.tool(ctx, nil, "zstd", "-q", "-f", b.path("disk.vma"), "-o", part)
+		}
+	case "zeros.vma":
+		err = zerosArchive(part, int64(float64(64*gib)*b.scale)/vma.ClusterSize*vma.ClusterSize)
 	default:
 		err = fmt.Errorf("no such image")
 	}
@@ -107,6 +123,28 @@ func (b *bench) makeHalf(path string) error {
 	return f.Close()
 }
 
+// makeDisk makes a raw file of a disk that is partly used.
+func (b *bench) makeDisk(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, text, size := rand.New(rand.NewPCG(1, 2)), corpus.Text(1), b.size(gib)
+	for off := int64(0); off < size; off += vma.BlockSize {
+		if r.Float64() >= 0.6 {
+			continue
+		}
+		if _, err := f.WriteAt(corpus.Bytes(text, vma.BlockSize), off); err != nil {
+			return err
+		}
+	}
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // writes makes an image of size bytes by commands of qemu-io.
 func (b *bench) writes(ctx context.Context, path string, size int64, commands func(*rand.Rand, io.Writer)) error {
 	if err := b.tool(ctx, nil, "qemu-img", "create", "-q", "-f", "qcow2", path, fmt.Sprint(size)); err != nil {
@@ -117,7 +155,7 @@ func (b *bench) writes(ctx context.Context, path string, size int64, commands fu
 	return b.tool(ctx, &in, "qemu-io", "-t", "unsafe", "-f", "qcow2", path)
 }
 
-// tool runs a program of QEMU.
+// tool runs a program.
 func (b *bench) tool(ctx context.Context, in io.Reader, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	var stderr bytes.Buffer

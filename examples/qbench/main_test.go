@@ -22,6 +22,7 @@ func TestMain(m *testing.M) {
 func TestRun(t *testing.T) {
 	difftest.Tool(t, "qemu-img", "7.2")
 	difftest.Tool(t, "qemu-io", "7.2")
+	difftest.Tool(t, "zstd", "1.4")
 	var out bytes.Buffer
 	if err := run(t.Context(), []string{"-dir", t.TempDir(), "-scale", "0.004", "-runs", "1", "-pairs", "1"}, &out); err != nil {
 		t.Fatalf("%v\n%s", err, &out)

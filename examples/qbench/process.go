@@ -23,6 +23,9 @@ const workerCommand = "worker"
 //	deflate SRC DST          a raw image to a compressed qcow2 one
 //	zstd SRC DST
 //	check SRC
+//	vma-extract SRC DST      the device of an archive, which may be compressed
+//	vma-write SRC DST        an archive of a raw image
+//	unzstd SRC               decodes, to nowhere
 func work(ctx context.Context, what string, args []string) error {
 	switch what {
 	case "raw":
@@ -35,6 +38,12 @@ func work(ctx context.Context, what string, args []string) error {
 		return compress(ctx, args[0], args[1], create)
 	case "check":
 		return check(ctx, args[0])
+	case "vma-extract":
+		return vmaExtract(ctx, args[0], args[1])
+	case "vma-write":
+		return vmaWrite(ctx, args[0], args[1])
+	case "unzstd":
+		return unzstd(args[0])
 	}
 	return fmt.Errorf("no work is called %q", what)
 }
@@ -94,40 +103,18 @@ func check(ctx context.Context, src string) error {
 	return nil
 }
 
-// cost is what a process took.
-type cost struct{ wall, cpu time.Duration }
-
-func (c cost) String() string {
-	return fmt.Sprintf("%s (cpu %s)", c.wall.Round(time.Millisecond), c.cpu.Round(time.Millisecond))
-}
-
-// race runs two commands in turn and returns the least that each took. Before
-// each run the file dst is removed.
-func (b *bench) race(ctx context.Context, dst string, ours, theirs []string) (x, y cost, err error) {
-	for i := range b.runs + 1 {
-		for _, side := range []struct {
-			command []string
-			least   *cost
-		}{{ours, &x}, {theirs, &y}} {
-			if dst != "" {
-				if err := os.Remove(dst); err != nil && !os.IsNotExist(err) {
-					return x, y, err
-				}
-			}
-			c, err := once(ctx, side.command)
-			if err != nil {
-				return x, y, err
-			}
-			switch {
-			case i == 0: // to warm up
-			case i == 1:
-				*side.least = c
-			default:
-				side.least.wall, side.least.cpu = min(side.least.wall, c.wall), min(side.least.cpu, c.cpu)
+// race runs two commands in turn, once to warm up. Before each run the file dst
+// is removed.
+func (b *bench) race(ctx context.Context, dst string, ours, peer []string) (pairs, error) {
+	run := func(command []string) (cost, error) {
+		if dst != "" {
+			if err := os.Remove(dst); err != nil && !os.IsNotExist(err) {
+				return cost{}, err
 			}
 		}
+		return once(ctx, command)
 	}
-	return x, y, nil
+	return inTurn(ctx, b.runs, func(int) (cost, error) { return run(ours) }, func(int) (cost, error) { return run(peer) })
 }
 
 // once runs a command and returns what it took.
