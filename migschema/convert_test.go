@@ -151,6 +151,8 @@ func TestConvertLosses(t *testing.T) {
 		{"flush", "flush mark", end(part(ramHead(true)).be64(0x200)), false},
 		{"no end", "without an end", ramHead(true).footer(2).part(2, 2).be64(0x10).footer(2).raw(0).Bytes(), false},
 		{"start without an end", "without an end", newClassic().config("pc").open(1, 3, "it", 0, 1).raw(1).footer(3).raw(0).Bytes(), false},
+		{"whole section goes on", "came whole", newClassic().config("pc").open(4, 3, "it", 0, 1).raw(1).footer(3).part(3, 3).raw(2).footer(3).raw(0).Bytes(), false},
+		{"whole section of RAM goes on", "came whole", newClassic().config("pc").open(4, 3, "ram", 0, 1).raw(1).footer(3).part(3, 3).raw(2).footer(3).raw(0).Bytes(), true},
 		{"page at the start", "at the start", end(newClassic().config("pc").open(1, 2, "ram", 0, 4).be64(0x1000 | 4).str("a").be64(0x1000).be64(2).str("a").raw(0)), true},
 		{"second list", "second list", end(part(ramHead(true)).be64(0x1000 | 4).str("a").be64(0x1000)), true},
 		{"no list", "without a list", end(newClassic().config("pc").open(1, 2, "ram", 0, 4)), true},

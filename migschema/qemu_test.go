@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -263,6 +264,7 @@ func TestQEMU(t *testing.T) {
 			}
 			checkRewrite(t, stream, nil)
 			checkSplits(t, stream)
+			checkMutations(t, rand.New(rand.NewPCG(difftest.Seed(t, 78), 0)), stream, difftest.Scale(t, 6))
 			if m.name != "none" && m.name != "ignore-shared" {
 				checkMemory(t, vm, stream)
 			}

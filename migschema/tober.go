@@ -85,6 +85,7 @@ type toBER struct {
 type berSection struct {
 	id      uint32
 	ram     bool
+	full    bool       // it began as a whole one
 	list    bool       // its RAM list has been written
 	parts   int        // records of it
 	last    RecordKind // of them
@@ -157,13 +158,22 @@ func (t *toBER) section(rec *Record) error {
 	s := t.sections[rec.ID]
 	if s == nil {
 		s = &berSection{
-			id: rec.ID, ram: rec.Kind == RecordStart && rec.Name == ramSection, at: rec.Offset,
+			id: rec.ID, ram: rec.Kind == RecordStart && rec.Name == ramSection, full: rec.Kind == RecordFull, at: rec.Offset,
 			name: rec.Name, device: device{rec.Name, rec.Instance}, version: rec.Version,
 		}
 		t.sections[rec.ID] = s
 	}
 	if code := nameFault(s.name, false); code != "" {
 		return &FormatError{rec.Offset, rec.Kind.String() + ".name", CodeLossy, fmt.Errorf("the name %q: %w", s.name, code)}
+	}
+	if s.full && s.parts > 0 {
+		const what = "a section that came whole and goes on, as one in parts"
+		if s.name == ramSection {
+			return &FormatError{rec.Offset, rec.Kind.String(), CodeLossy, errors.New(what)}
+		}
+		if err := t.lossy(what, rec.Kind.String(), rec.Offset); err != nil {
+			return err
+		}
 	}
 	s.parts++
 	s.last = rec.Kind
