@@ -149,11 +149,8 @@ func (img *Image) Close() error {
 
 // ClusterSize returns the unit in which the image is stored, in bytes, or 0.
 func (img *Image) ClusterSize() int64 {
-	switch d := img.Disk.(type) {
-	case block.Clusterer:
-		return d.ClusterSize()
-	case *qed.Image:
-		return int64(d.ClusterSize())
+	if c, ok := img.Disk.(block.Clusterer); ok {
+		return c.ClusterSize()
 	}
 	return 0
 }
