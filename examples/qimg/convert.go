@@ -19,9 +19,11 @@ type conversion struct {
 	backingFormat string // -F
 	hasBacking    bool
 	options       []string // -o
-	sparse        int64    // -S, or -1
-	rate          int64    // -r
-	workers       int      // -m
+	snapshot      string   // -l
+	hasSnapshot   bool
+	sparse        int64 // -S, or -1
+	rate          int64 // -r
+	workers       int   // -m
 	compress      bool
 	exists        bool // -n
 	offload       bool // -C
@@ -90,6 +92,8 @@ func (v *conversion) set(o option) (err error) {
 			err = message("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to 16777216. " +
 				"Select 0 to disable sparse detection (fully allocates output).")
 		}
+	case "l":
+		v.snapshot, v.hasSnapshot = o.value, true
 	case "n":
 		v.exists = true
 	case "m":
@@ -143,6 +147,17 @@ func (c *command) runConversion(v *conversion) (err error) {
 		defer closing(img, &err)
 		disks, images = append(disks, img), append(images, img)
 	}
+	if v.hasSnapshot {
+		if len(images) > 1 {
+			return message("No support for concatenating multiple snapshot")
+		}
+		d, err := openSnapshot(images[0], v.snapshot)
+		if err != nil {
+			return err
+		}
+		defer closing(d, &err)
+		disks[0] = d
+	}
 	if err := v.notASource(images); err != nil {
 		return err
 	}
@@ -163,7 +178,7 @@ func (v *conversion) notASource(images []*imgopen.Image) error {
 		return nil
 	}
 	for _, img := range images {
-		for layer := img; layer != nil; layer = layer.Backing {
+		for layer := img; layer != nil; layer = layer.Below {
 			for _, path := range []string{layer.Path, layer.Data} {
 				if fi, err := os.Stat(path); err == nil && os.SameFile(fi, target) {
 					return messagef("%s: error while converting %s: Failed to get \"write\" lock\nIs another process using the image [%s]?",

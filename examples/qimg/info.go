@@ -93,6 +93,7 @@ type imageInfo struct {
 	encrypted, dirty     bool
 	backing, fullBacking string
 	backingFormat        string
+	snapshots            []qcow2.Snapshot
 	formatType           string // of specific
 	specific             object // nil for none
 }
@@ -125,6 +126,10 @@ func inspect(img *imgopen.Image) (*imageInfo, error) {
 
 func (i *imageInfo) fromQcow2(im *qcow2.Image) error {
 	h := im.Header()
+	var err error
+	if i.snapshots, err = im.Snapshots(); err != nil {
+		return err
+	}
 	i.cluster, i.dirty = im.ClusterSize(), h.IncompatibleFeatures&qcow2.IncompatDirty != 0
 	i.encrypted = h.CryptMethod != qcow2.CryptNone
 	i.backing, i.backingFormat = h.BackingFile, h.BackingFormat()
@@ -187,6 +192,13 @@ func encryption(e *qcow2.Encryption) object {
 // object returns i for JSON.
 func (i *imageInfo) object() object {
 	var o object
+	if len(i.snapshots) > 0 {
+		all := list{}
+		for _, s := range i.snapshots {
+			all = append(all, snapshotObject(s))
+		}
+		o.add("snapshots", all)
+	}
 	if i.backingFormat != "" {
 		o.add("backing-filename-format", i.backingFormat)
 	}
@@ -233,6 +245,9 @@ func (i *imageInfo) print(c *command) {
 		if i.backingFormat != "" {
 			fmt.Fprintf(w, "backing file format: %s\n", i.backingFormat)
 		}
+	}
+	if len(i.snapshots) > 0 {
+		printSnapshots(w, i.snapshots)
 	}
 	if i.specific != nil {
 		fmt.Fprintln(w, "Format specific information:")

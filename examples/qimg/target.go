@@ -83,10 +83,15 @@ func makeRaw(f *os.File, size int64, mode string) error {
 		}
 	}
 	if mode == "full" {
-		_, err := io.CopyN(io.NewOffsetWriter(f, 0), zeros{}, size)
-		return err
+		return writeZeros(f, 0, size)
 	}
 	return nil
+}
+
+// writeZeros writes n zeros at off.
+func writeZeros(f io.WriterAt, off, n int64) error {
+	_, err := io.CopyN(io.NewOffsetWriter(f, off), zeros{}, n)
+	return err
 }
 
 // zeros reads as zeros without an end.

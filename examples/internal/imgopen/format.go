@@ -209,7 +209,7 @@ func (img *Image) openBacking(name, format string) (block.Disk, error) {
 	if err != nil {
 		return nil, &backingError{"backing file", err}
 	}
-	img.Backing = b
+	img.Below = b
 	return b, nil
 }
 
@@ -233,7 +233,8 @@ func (img *Image) openLayer(over options, name, format string) (*Image, error) {
 		given.null[k] = true
 	}
 	o := *img.o
-	o.Format, o.Write, o.ImageOpts = "", false, false
+	o.Format, o.Write, o.ImageOpts = "", o.WriteLayer == 1, false
+	o.WriteLayer = max(0, o.WriteLayer-1)
 	s, err := find(given, &o, img.chain)
 	if err != nil {
 		return nil, err

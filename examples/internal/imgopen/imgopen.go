@@ -32,6 +32,9 @@ type Options struct {
 	Sync      bool // each write shall be durable
 	// NoBacking opens no backing file. What it would hold reads as zeros.
 	NoBacking bool
+	// WriteLayer is the depth of a layer that is opened for writing too, such as
+	// 1 for the backing file. 0 is none.
+	WriteLayer int
 	// MetadataOnly opens neither backing nor data file, and needs no key.
 	MetadataOnly bool
 	Secrets      Secrets
@@ -95,7 +98,7 @@ type Image struct {
 	Raw     File
 	Archive *vma.Archive // of Device
 	Data    string       // the path of the external data file
-	Backing *Image       // nil if there is none, or it was not opened
+	Below   *Image       // the backing file; nil if there is none, or it was not opened
 }
 
 // Open opens an image.
@@ -185,10 +188,18 @@ func (img *Image) Writer() Writer {
 	return nil
 }
 
+// Backing returns the disk of the backing file, or nil.
+func (img *Image) Backing() block.Disk {
+	if img.Below == nil {
+		return nil
+	}
+	return img.Below
+}
+
 // Layer returns the image at a depth of the chain, nil where there is none.
 func (img *Image) Layer(depth int) *Image {
 	for ; depth > 0 && img != nil; depth-- {
-		img = img.Backing
+		img = img.Below
 	}
 	return img
 }
