@@ -15,13 +15,14 @@ type layout struct {
 }
 
 func (h *Header) layout() layout {
+	external := h.IncompatibleFeatures&IncompatExternalData != 0
 	return layout{
 		version:       h.Version,
 		clusterBits:   uint(h.ClusterBits),
 		refcountOrder: uint(h.RefcountOrder),
 		extended:      h.IncompatibleFeatures&IncompatExtendedL2 != 0,
-		external:      h.IncompatibleFeatures&IncompatExternalData != 0,
-		externalRaw:   h.AutoclearFeatures&AutoclearRawExternal != 0,
+		external:      external,
+		externalRaw:   external && h.AutoclearFeatures&AutoclearRawExternal != 0,
 		encrypted:     h.CryptMethod != CryptNone,
 	}
 }

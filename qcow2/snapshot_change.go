@@ -375,7 +375,7 @@ func (c *change) applySnapshot(ctx context.Context, s *snapshot) error {
 		return err
 	}
 	err = c.setActive(l1, max(1, l1.len(), int(entries)), func(h *Header) {
-		h.Size = int64(s.disk)
+		h.Size = size
 		im.setSize()
 	})
 	if err != nil {
