@@ -45,12 +45,30 @@ func (s *fileSource) peek(n int) ([]byte, error) { return s.ahead(0, n) }
 func (s *fileSource) ahead(skip, n int) ([]byte, error) {
 	off := min(s.pos+int64(skip), s.size)
 	n = int(min(int64(n), s.size-off))
-	if off == s.bufPos && n <= len(s.buf) {
-		return s.buf[:n], nil
+	at := off - s.bufPos
+	if at >= 0 && at+int64(n) <= int64(len(s.buf)) {
+		return s.buf[at:][:n], nil
 	}
 	if n > maxExtent {
 		return safeio.ReadAt(s.r, off, int64(n), int64(n))
 	}
+	if at >= 0 && at <= int64(len(s.buf))+near && n < nearby {
+		if b, err := s.fill(off, int(min(nearby, s.size-off))); err == nil {
+			return b[:n], nil
+		}
+	}
+	return s.fill(off, n)
+}
+
+// Extents of zeros are short. Where one begins within near bytes of what was
+// read before, so may the next ones, and nearby bytes are read at once.
+const (
+	near   = 4 << 10
+	nearby = 8 << 10
+)
+
+// fill reads the n bytes at off into the buffer.
+func (s *fileSource) fill(off int64, n int) ([]byte, error) {
 	s.buf, s.bufPos = slices.Grow(s.buf[:0], n)[:n], off
 	if err := safeio.ReadFull(s.r, s.buf, off); err != nil {
 		s.buf = s.buf[:0]
