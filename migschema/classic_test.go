@@ -641,7 +641,7 @@ func TestClassicBombs(t *testing.T) {
 			}
 			took := time.Since(start)
 			runtime.ReadMemStats(&after)
-			if got := after.TotalAlloc - before.TotalAlloc; got > 64<<20 {
+			if got := after.TotalAlloc - before.TotalAlloc; got > bombLimit(b) {
 				t.Errorf("took %d MiB in all (%v)", got>>20, err)
 			}
 			if took > 20*time.Second {

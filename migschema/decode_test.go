@@ -422,7 +422,7 @@ func TestBombs(t *testing.T) {
 					if err == nil {
 						t.Error("accepted")
 					}
-					if got := after.TotalAlloc - before.TotalAlloc; got > 64<<20 {
+					if got := after.TotalAlloc - before.TotalAlloc; got > bombLimit(b) {
 						t.Errorf("took %d MiB in all (%v)", got>>20, err)
 					}
 					if took > 20*time.Second {
