@@ -43,13 +43,24 @@
 // section with a negative id, which any BER tool reads. Devices become blobs,
 // or typed state where the VMDESC describes them.
 //
+// What the schema cannot say is an error that names it, unless an option of
+// [ConvertOptions] bears the change, which the [Report] then names:
+//
+//	a compressed page                     a full one, by Decompress
+//	a zero page with a fill byte          a full one, by Lossy
+//	a flush mark                          left out, by Lossy
+//	a section without an end              its last part becomes that, by Lossy
+//	a whole section that goes on          one in parts, by Lossy
+//	names that are no UTF-8 or too long   an error
+//	pages of another size                 by PageSize
+//
 // [ReadRAM] applies the pages of a stream to an image of guest memory,
 // [ReadStats] counts what a stream is made of, [Dump] tells all that is in it,
 // with the names of the fields in the state of devices.
 //
 // # What is read, what is written
 //
-//	                              read   written
+//	BER                           read   written
 //	definite lengths              yes    DER; what is known when it begins
 //	indefinite lengths            yes    Streamed: file, sections, blocks; CER: all
 //	strings in segments           yes    CER, and blobs of unknown size
@@ -86,12 +97,14 @@
 // length. A stream of 1 MiB costs at most 64 MiB and a second. Decoders of
 // streams keep one window of 256 KiB, one string that comes in segments
 // ([DecoderOptions.MaxString]), and the list of blocks; under validation, also
-// the section ids and about a bit a page. A classic Reader also holds what lies
-// between the first device and the end, unless it has the VMDESC. Whole values cost memory in
-// proportion to the input.
+// the section ids and about a bit a page. A classic [Reader] also holds what
+// lies between the first device and the end, unless it has the VMDESC. Whole
+// values cost memory in proportion to the input.
 //
 // # Limits
 //
-// [DecoderOptions] has them: depth 128, strings 1 MiB, INTEGERs 64 KiB, 65536
-// blocks of RAM.
+// [DecoderOptions] and [ReaderOptions] have them: depth 128, strings 1 MiB,
+// INTEGERs 64 KiB, 65536 blocks of RAM, 65536 sections, 256 MiB of device
+// state ([ConvertOptions] too), and [RAMOptions] an image of 16 TiB. A VMDESC
+// has at most 262144 objects, its structs nest 64 deep.
 package migschema

@@ -82,6 +82,70 @@ func ExampleToBER() {
 	// the same again: true
 }
 
+// Tell all that is in a stream of either format.
+func ExampleDump() {
+	f, err := os.Open("testdata/none.mig")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer f.Close()
+	for l, err := range migschema.Dump(f, nil) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		if l.Section == "timer" {
+			fmt.Printf("%#x %s %v\n", l.Offset, l.Path, l.Value)
+		}
+	}
+	// Output:
+	// 0x49 timer timer
+	// 0x49 timer.sectionid 0
+	// 0x49 timer.instanceid 0
+	// 0x49 timer.versionid 2
+	// 0x5c timer.cpu_ticks_offset 0
+	// 0x64 timer.unused [0 0 0 0 0 0 0 0]
+	// 0x6c timer.cpu_clock_offset 0
+	// 0x74 timer.footer 0
+}
+
+// Take the memory of the guest out of a stream.
+func ExampleReadRAM() {
+	var stream bytes.Buffer
+	enc := migschema.NewEncoder(&stream, nil)
+	enc.BeginFull("ram", 1, 0, 4)
+	enc.RAMList(8192, []migschema.RAMBlock{{Name: "pc.ram", Len: 8192}})
+	enc.EndSection()
+	enc.BeginMin(1)
+	enc.BeginBlock("pc.ram")
+	enc.FullPage(4096, bytes.Repeat([]byte("guest"), 820)[:4096])
+	enc.EndBlock()
+	enc.EndSection()
+	if err := enc.Close(); err != nil {
+		log.Fatal(err)
+	}
+
+	image, err := os.CreateTemp("", "ram")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.Remove(image.Name())
+	defer image.Close()
+	ram, err := migschema.ReadRAM(image, &stream, nil, &migschema.RAMOptions{Sparse: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for e := range ram.Extents("pc.ram") {
+		fmt.Println(e.Start, e.Length, e.Kind)
+	}
+	page := make([]byte, 5)
+	image.ReadAt(page, 4096)
+	fmt.Printf("%s\n", page)
+	// Output:
+	// 0 4096 unallocated
+	// 4096 4096 data
+	// guest
+}
+
 // Show the state of a device with the names of its fields.
 func ExampleStructDesc_Values() {
 	f, err := os.Open("testdata/none.mig")
