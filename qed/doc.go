@@ -18,6 +18,7 @@
 //	tables of 1 to 16 clusters      yes   yes    yes     yes
 //	header of more than 1 cluster   yes   yes    no      yes
 //	growing a disk                  -     yes    -       -
+//	commit, rebase, safe and unsafe -     yes    -       -
 //
 // The format has no snapshots, no compression, no encryption, no way to free
 // a cluster and none to shrink a disk.

@@ -20,6 +20,14 @@ var (
 	// [io/fs.ErrPermission].
 	ErrReadOnly = fmt.Errorf("qed: image is read-only: %w", fs.ErrPermission)
 
+	// ErrNoBacking means that an image was to be committed to a backing file
+	// that it does not have.
+	ErrNoBacking = errors.New("qed: image has no backing file")
+
+	// ErrMetadataOnly means that guest data was asked for which the image does
+	// not hold itself, and that it was opened with Options.MetadataOnly.
+	ErrMetadataOnly = errors.New("qed: image was opened for its metadata only")
+
 	// ErrCorrupt means that the tables of an image contradict themselves or
 	// the length of the file.
 	ErrCorrupt = errors.New("qed: image is corrupt")

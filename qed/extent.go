@@ -14,6 +14,11 @@ import (
 // The image may be written meanwhile: each extent was true when it was
 // yielded.
 func (img *Image) Extents(off, n int64) iter.Seq2[Extent, error] {
+	return img.extents(off, n, img.lookupOpen)
+}
+
+// extents is Extents by way of lookup, which returns a run and the backing file.
+func (img *Image) extents(off, n int64, lookup func(off guestOff, n int64) (run, Disk, error)) iter.Seq2[Extent, error] {
 	return block.Merge(func(yield func(Extent, error) bool) {
 		end := min(img.Size(), off+max(0, n))
 		if off < 0 || off+n < off {
@@ -21,12 +26,12 @@ func (img *Image) Extents(off, n int64) iter.Seq2[Extent, error] {
 			return
 		}
 		for off < end {
-			r, err := img.lookupOpen(guestOff(off), end-off)
+			r, backing, err := lookup(guestOff(off), end-off)
 			if err != nil {
 				yield(Extent{}, err)
 				return
 			}
-			if !img.extentsOf(r, yield) {
+			if !extentsOf(r, backing, yield) {
 				return
 			}
 			off += r.length
@@ -35,17 +40,18 @@ func (img *Image) Extents(off, n int64) iter.Seq2[Extent, error] {
 }
 
 // lookupOpen is lookup on an image that may have been closed.
-func (img *Image) lookupOpen(off guestOff, n int64) (run, error) {
+func (img *Image) lookupOpen(off guestOff, n int64) (run, Disk, error) {
 	img.life.RLock()
 	defer img.life.RUnlock()
 	if err := img.usable(); err != nil {
-		return run{}, err
+		return run{}, nil, err
 	}
-	return img.lookup(off, n)
+	r, err := img.lookup(off, n)
+	return r, img.backing, err
 }
 
 // extentsOf yields the extents of one run.
-func (img *Image) extentsOf(r run, yield func(Extent, error) bool) bool {
+func extentsOf(r run, backing Disk, yield func(Extent, error) bool) bool {
 	e := Extent{Start: int64(r.start), Length: r.length, HostOffset: block.NoOffset}
 	switch r.kind {
 	case runData:
@@ -53,7 +59,7 @@ func (img *Image) extentsOf(r run, yield func(Extent, error) bool) bool {
 	case runZero:
 		e.Kind = block.Zero
 	case runBacking:
-		return block.BackingExtents(img.backing, e.Start, e.Length, yield)
+		return block.BackingExtents(backing, e.Start, e.Length, yield)
 	}
 	return yield(e, nil)
 }

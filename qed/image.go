@@ -32,6 +32,11 @@ type Options struct {
 	// what the image says.
 	BackingFormat string
 
+	// MetadataOnly does not open the backing file. What the image itself does
+	// not hold cannot be read then, and guest data cannot be written: the error
+	// is ErrMetadataOnly.
+	MetadataOnly bool
+
 	// CacheSize bounds the memory for tables in bytes. The default is 32 MiB.
 	CacheSize int64
 
@@ -75,7 +80,7 @@ func (o *Options) withDefaults() Options {
 //
 // Lock order: life, claims, flushing, mu. mu is never held over I/O. life is
 // held exclusively only by calls that need the image to be quiet: Close,
-// Check, Resize, ChangeBacking.
+// Check, Resize, ChangeBacking, Rebase.
 type Image struct {
 	r       io.ReaderAt
 	f       File // nil when the image is open for reading
@@ -151,7 +156,7 @@ func open(r io.ReaderAt, f File, o *Options) (*Image, error) {
 
 // openBacking opens the backing file that the header names.
 func (img *Image) openBacking() error {
-	if img.h.Features&FeatureBackingFile == 0 {
+	if img.h.Features&FeatureBackingFile == 0 || img.opts.MetadataOnly {
 		return nil
 	}
 	format := img.h.BackingFormat()
@@ -173,6 +178,13 @@ func (img *Image) openBacking() error {
 		img.owned = append(img.owned, c)
 	}
 	return nil
+}
+
+// unopened reports whether there is a backing file that is not open.
+//
+// Preconditions: img.life is held.
+func (img *Image) unopened() bool {
+	return img.opts.MetadataOnly && img.h.Features&FeatureBackingFile != 0
 }
 
 // fileLength returns the length of the file.
@@ -197,8 +209,12 @@ func (img *Image) Header() Header {
 // Size returns the length of the disk in bytes, a multiple of [SectorSize].
 func (img *Image) Size() int64 { return img.size.Load() }
 
-// Backing returns the backing file, nil if there is none.
-func (img *Image) Backing() Disk { return img.backing }
+// Backing returns the disk that [Options.OpenBacking] returned, or nil.
+func (img *Image) Backing() Disk {
+	img.life.RLock()
+	defer img.life.RUnlock()
+	return img.backing
+}
 
 // prepare makes an image ready for writing.
 func (img *Image) prepare() error {

@@ -86,6 +86,9 @@ func (img *Image) readRun(p []byte, r run) error {
 // there is none.
 func (img *Image) readBacking(p []byte, off guestOff) error {
 	n := 0
+	if img.unopened() {
+		return ErrMetadataOnly
+	}
 	if img.backing != nil {
 		n = int(max(0, min(int64(len(p)), img.backing.Size()-int64(off))))
 		if n > 0 {

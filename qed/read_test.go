@@ -268,3 +268,38 @@ func BenchmarkReadAt(b *testing.B) {
 		})
 	}
 }
+
+// TestGrowOverBacking: a backing file that is longer than the disk does not
+// come to light when the disk grows.
+func TestGrowOverBacking(t *testing.T) {
+	base := bytesDisk(bytes.Repeat([]byte{0xba}, 300<<10))
+	for _, write := range []int64{-1, 9 << 10} { // where the last cluster is written to
+		f := memfile.New()
+		img, err := qed.Create(f, 10<<10, &qed.CreateOptions{
+			ClusterSize: 4096, TableSize: 2, BackingFile: "base", BackingFormat: "raw",
+			Open: qed.Options{OpenBacking: func(string, string) (qed.Disk, error) { return base, nil }},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := append(bytes.Clone(base[:10<<10]), make([]byte, 490<<10)...)
+		if write >= 0 {
+			if _, err := img.WriteAt([]byte("hello"), write); err != nil {
+				t.Fatal(err)
+			}
+			copy(want[write:], "hello")
+		}
+		for _, size := range []int64{100 << 10, 500 << 10} {
+			if err := img.Resize(size); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, size)
+			if _, err := img.ReadAt(got, 0); err != nil || !bytes.Equal(got, want[:size]) {
+				t.Errorf("after growing to %d: %v, or it reads otherwise", size, err)
+			}
+		}
+		if err := img.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

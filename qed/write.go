@@ -17,6 +17,11 @@ import (
 func (img *Image) WriteAt(p []byte, off int64) (int, error) {
 	img.life.RLock()
 	defer img.life.RUnlock()
+	return img.write(p, off)
+}
+
+// write is WriteAt with img.life held.
+func (img *Image) write(p []byte, off int64) (int, error) {
 	if err := img.mayWrite(off, int64(len(p))); err != nil {
 		return 0, err
 	}
@@ -30,15 +35,25 @@ func (img *Image) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), img.limitDirty()
 }
 
+// mayChange checks the state of the image.
+//
+// Preconditions: img.life is held.
+func (img *Image) mayChange() error {
+	if err := img.usable(); err != nil {
+		return err
+	}
+	return img.writable()
+}
+
 // mayWrite checks the state of the image and a range of the disk.
 //
 // Preconditions: img.life is held.
 func (img *Image) mayWrite(off, n int64) error {
-	if err := img.usable(); err != nil {
+	if err := img.mayChange(); err != nil {
 		return err
 	}
-	if err := img.writable(); err != nil {
-		return err
+	if img.unopened() {
+		return ErrMetadataOnly
 	}
 	if size := img.size.Load(); off < 0 || n < 0 || off > size || n > size-off {
 		return fmt.Errorf("%w: %d bytes at %d of %d", ErrOutOfRange, n, off, size)
@@ -137,6 +152,11 @@ const copyUpBuffer = 1 << 20
 func (img *Image) WriteZeroesAt(off, n int64) error {
 	img.life.RLock()
 	defer img.life.RUnlock()
+	return img.zero(off, n)
+}
+
+// zero is WriteZeroesAt with img.life held.
+func (img *Image) zero(off, n int64) error {
 	if err := img.mayWrite(off, n); err != nil {
 		return err
 	}

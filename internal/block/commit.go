@@ -18,8 +18,9 @@ type CommitOptions struct {
 	// can is emptied; one of which more than 1 layer is committed never is,
 	// because what it would show then are the layers in between.
 	Keep bool
-	// Grow makes the target as long as the disk, where it is shorter. Default:
-	// its method Resize(size int64) error or Truncate(size int64) error.
+	// Grow makes the target as long as the disk, where it is shorter; what is
+	// new must read as zeros. Default: its method Resize(size int64) error or
+	// Truncate(size int64) error.
 	Grow func(size int64) error
 	// Workers is how many pieces are copied at a time, at most 64. Default:
 	// as for [CopyOptions].
