@@ -159,6 +159,7 @@ func (c *command) writeNew(v *conversion, create *createValues, src block.Disk, 
 // openTarget opens the target for writing.
 func (c *command) openTarget(v *conversion, name string, o *imgopen.Options) (*imgopen.Image, error) {
 	o.Write = true
+	o.NoSync = v.cache == "unsafe"
 	o.Sync = v.cache == "writethrough" || v.cache == "directsync"
 	dst, err := imgopen.Open(name, o)
 	if err != nil {

@@ -2,9 +2,11 @@ package imgopen
 
 import (
 	"io"
+	"os"
 	"syscall"
 
 	"github.com/virtfmt/virtfmt/internal/block"
+	"github.com/virtfmt/virtfmt/internal/sparse"
 )
 
 // A filePart is a file that is a part of another.
@@ -81,3 +83,12 @@ func (g guarded) WriteAt(b []byte, off int64) (int, error) {
 }
 
 func (g guarded) Size() (int64, error) { return block.Length(g.File) }
+
+// An unsynced file is one of which nothing needs to be durable.
+type unsynced struct{ f *os.File }
+
+func (u unsynced) ReadAt(b []byte, off int64) (int, error)  { return u.f.ReadAt(b, off) }
+func (u unsynced) WriteAt(b []byte, off int64) (int, error) { return u.f.WriteAt(b, off) }
+func (u unsynced) Truncate(size int64) error                { return u.f.Truncate(size) }
+func (u unsynced) Stat() (os.FileInfo, error)               { return u.f.Stat() }
+func (u unsynced) PunchHole(off, n int64) error             { return sparse.PunchHole(u.f, off, n) }

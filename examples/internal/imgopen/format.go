@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"strings"
 
@@ -127,12 +128,20 @@ func (img *Image) openVMA() error {
 	return nil
 }
 
+// storage returns the file of an image that is written.
+func (s *Source) storage() block.File {
+	if f, ok := s.File.(*os.File); ok && s.o.NoSync {
+		return unsynced{f}
+	}
+	return s.File
+}
+
 func (img *Image) openQED() error {
 	o := &qed.Options{BackingFormat: unknownFormat, OpenBacking: img.openBacking}
 	var im *qed.Image
 	var err error
 	if img.o.Write {
-		im, err = qed.OpenRW(img.File, o)
+		im, err = qed.OpenRW(img.storage(), o)
 	} else {
 		im, err = qed.Open(img.File, o)
 	}
@@ -161,7 +170,7 @@ func (img *Image) openQcow2() error {
 	var im *qcow2.Image
 	var err error
 	if img.o.Write {
-		im, err = qcow2.OpenRW(img.File, o)
+		im, err = qcow2.OpenRW(img.storage(), o)
 	} else {
 		im, err = qcow2.Open(img.File, o)
 	}
@@ -226,12 +235,8 @@ func (img *Image) openLayer(over options, name, format string) (*Image, error) {
 	if _, ok := over.value["file.filename"]; ok {
 		delete(given.value, "file.filename")
 	}
-	for k, v := range over.value {
-		given.value[k] = v
-	}
-	for k := range over.null {
-		given.null[k] = true
-	}
+	maps.Copy(given.value, over.value)
+	maps.Copy(given.null, over.null)
 	o := *img.o
 	o.Format, o.Write, o.ImageOpts = "", o.WriteLayer == 1, false
 	o.WriteLayer = max(0, o.WriteLayer-1)

@@ -30,6 +30,7 @@ type Options struct {
 	Write     bool
 	NoLock    bool // take no image locks: -U
 	Sync      bool // each write shall be durable
+	NoSync    bool // nothing needs to be durable
 	// NoBacking opens no backing file. What it would hold reads as zeros.
 	NoBacking bool
 	// WriteLayer is the depth of a layer that is opened for writing too, such as
