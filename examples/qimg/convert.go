@@ -112,6 +112,8 @@ func (v *conversion) set(o option) (err error) {
 		v.targetOpts = true
 	case "target-is-zero":
 		v.targetZero = true
+	case "bitmaps", "skip-broken-bitmaps":
+		return message("Copying bitmaps is not supported")
 	}
 	return err
 }
