@@ -8,9 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -332,7 +330,7 @@ func TestMutantsInQemu(t *testing.T) {
 			offsets = append(offsets, off)
 			args = append(args, "-c", fmt.Sprintf("read -v %d %d", off, n))
 		}
-		theirs := hexdumps(difftest.Try(t, io, args...).Stdout)
+		theirs := difftest.HexDumps(difftest.Try(t, io, args...).Stdout)
 		for _, off := range offsets {
 			got := make([]byte, n)
 			_, err := im.ReadAt(got, off)
@@ -353,24 +351,4 @@ func TestMutantsInQemu(t *testing.T) {
 	for _, k := range slices.Sorted(maps.Keys(counts)) {
 		t.Logf("%s: %d", k, counts[k])
 	}
-}
-
-var hexLine = regexp.MustCompile(`(?m)^([0-9a-f]{8,}):  ((?:[0-9a-f]{2} ){1,16})`)
-
-// hexdumps takes apart what qemu-io prints for "read -v" of 512 bytes each.
-func hexdumps(out []byte) map[int64][]byte {
-	all := map[int64][]byte{}
-	var at int64
-	for _, m := range hexLine.FindAllSubmatch(out, -1) {
-		off, _ := strconv.ParseInt(string(m[1]), 16, 64)
-		if off%512 == 0 {
-			at = off
-			all[at] = nil
-		}
-		for _, h := range bytes.Fields(m[2]) {
-			v, _ := strconv.ParseUint(string(h), 16, 8)
-			all[at] = append(all[at], byte(v))
-		}
-	}
-	return all
 }
