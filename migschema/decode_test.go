@@ -234,6 +234,41 @@ func TestLenienceIsSeparate(t *testing.T) {
 	}
 }
 
+// TestZeroPages reads pages of zeros at all sorts of addresses, near to and far
+// from the end of what there is: the short cut that they take finds the same
+// as the long way, which is all there is without reading ahead.
+func TestZeroPages(t *testing.T) {
+	r := rand.New(rand.NewPCG(difftest.Seed(t, 9), 0))
+	for range difftest.Scale(t, 6000) {
+		b := []byte{0x7f, 0xcd, 0xc5, 0x51, 0x80, 2, 1, 3, 0x30, 0x80, 0x7f, 0x81, 0x53, 0x80, 2, 1, 2, 0x7f, 0xcc, 0x52, 0x80, 0x30, 0x80, 0x0c, 1, 'a'}
+		var pages []byte
+		for range 1 + r.IntN(4) {
+			n := r.IntN(11)
+			pages = append(pages, 0x40, byte(n))
+			for range n {
+				pages = append(pages, []byte{0, 0, 1, 0x7f, 0x80, 0xff}[r.IntN(6)])
+			}
+		}
+		if r.IntN(2) == 0 {
+			b = append(append(b, 0x30, byte(len(pages)-r.IntN(2)*r.IntN(2))), pages...)
+		} else {
+			b = append(append(append(b, 0x30, 0x80), pages...), 0, 0)
+		}
+		b = append(b, 0, 0, 0, 0, 0x5f, 0xd3, 0x45, 0, 0, 0, 0, 0, 0, 0)
+		if r.IntN(4) == 0 {
+			b = b[:r.IntN(len(b))]
+		}
+		lenient := migschema.Lenient{IntNotMinimal: r.IntN(2) == 0}
+		opt := migschema.DecoderOptions{Lenient: lenient, MaxInteger: r.IntN(9), MaxLength: []int64{0, 0, 4}[r.IntN(3)]}
+		short, err := drain(migschema.NewDecoderBytes(b, &opt))
+		opt.NoReadAhead = true
+		long, lerr := drain(migschema.NewDecoder(bytes.NewReader(b), &opt))
+		if short != long || fmt.Sprint(err) != fmt.Sprint(lerr) {
+			t.Fatalf("%x: %v\n%s, the long way %v\n%s", b, err, short, lerr, long)
+		}
+	}
+}
+
 func TestSkip(t *testing.T) {
 	for _, id := range []string{"file/all-arms", "ber/indef/file", "ber/indef/inner-only", "cer/file"} {
 		b := fileVector(t, id)

@@ -96,6 +96,11 @@ func FuzzDecoder(f *testing.F) {
 		if (err == nil) != (err2 == nil) || err != nil && err.Error() != err2.Error() || got != want {
 			t.Fatalf("slice: %v, reader: %v", err, err2)
 		}
+		// What reads no further than it must knows no short cuts.
+		slow, err3 := drain(migschema.NewDecoder(bytes.NewReader(b), &migschema.DecoderOptions{Validate: validate, NoReadAhead: true}))
+		if err == nil && (err3 != nil || slow != want) {
+			t.Fatalf("slice: nil, without reading ahead: %v", err3)
+		}
 		var scanErr error
 		for _, err := range migschema.NewScannerBytes(b, nil).All() {
 			scanErr = err

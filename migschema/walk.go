@@ -88,6 +88,9 @@ func (w *walker) step() error {
 			return err
 		}
 		top := &w.stack[len(w.stack)-1]
+		if top.node == nodePageList && w.zeroPage(top) {
+			return nil
+		}
 		w.child = false
 		ended, err := w.atEnd(top)
 		if err != nil {
