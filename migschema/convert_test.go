@@ -218,6 +218,65 @@ func TestConvertPageSize(t *testing.T) {
 	}
 }
 
+// A full writer takes so many octets and no more.
+type full struct {
+	bytes.Buffer
+	left int
+}
+
+var errFull = errors.New("full")
+
+func (f *full) Write(p []byte) (int, error) {
+	n := min(len(p), f.left)
+	f.left -= n
+	f.Buffer.Write(p[:n])
+	if n < len(p) {
+		return n, errFull
+	}
+	return n, nil
+}
+
+// TestConvertCut cuts the input and the output of conversion at many offsets:
+// what has been written then is not taken for complete.
+func TestConvertCut(t *testing.T) {
+	step := max(1, 1000/difftest.Scale(t, 300))
+	for _, form := range convertForms {
+		opt := &migschema.ConvertOptions{Form: form, Typed: true}
+		classic := noneMig(t)
+		eof := bytes.LastIndex(classic, []byte{0, 6}) + 1 // what ends here is complete, without its VMDESC
+		ber, _, _, err := roundTrip(classic, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reads := func(b []byte) bool { return migschema.Unmarshal(b, new(migschema.QemuFile), nil) == nil }
+		for n := 0; n < len(ber); n += step {
+			out := full{left: n}
+			if _, err := migschema.ToBER(&out, bytes.NewReader(classic), opt); !errors.Is(err, errFull) || reads(out.Bytes()) {
+				t.Errorf("%s: room for %d: %v", form, n, err)
+			}
+			out = full{left: 1 << 20}
+			if _, err := migschema.ToClassic(&out, bytes.NewReader(ber[:n]), opt); err == nil {
+				t.Errorf("%s: the first %d octets of BER convert", form, n)
+			}
+			if _, err := records(migschema.NewReaderBytes(out.Bytes(), nil)); err == nil {
+				t.Errorf("%s: the first %d octets of BER make a stream", form, n)
+			}
+		}
+		for n := 0; n < len(classic); n += step {
+			out := full{left: n}
+			_, err := migschema.ToClassic(&out, bytes.NewReader(ber), opt)
+			_, rerr := records(migschema.NewReaderBytes(out.Bytes(), nil))
+			if !errors.Is(err, errFull) || rerr == nil && n != eof {
+				t.Errorf("%s: room for %d: %v", form, n, err)
+			}
+			out = full{left: 1 << 20}
+			if _, err := migschema.ToBER(&out, bytes.NewReader(classic[:n]), opt); (err == nil || reads(out.Bytes())) && n != eof {
+				t.Errorf("%s: the first %d octets convert: %v", form, n, err)
+			}
+		}
+	}
+}
+
 // TestMaxState holds conversion to the limit of device state, in all forms
 // that it comes in.
 func TestMaxState(t *testing.T) {

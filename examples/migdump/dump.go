@@ -132,7 +132,7 @@ func (out *printer) some(b []byte) []byte {
 func (out *printer) text(l *migschema.Line) string {
 	s := fmt.Sprintf("%#010x %-21s %s", l.Offset, l.Tag, l.Path)
 	if l.Field != "" && !strings.HasSuffix(l.Path, l.Field) {
-		s += " {" + l.Field + "}"
+		s += " {" + l.Section + " " + l.Field + "}"
 	}
 	s += " " + strings.ReplaceAll(l.Type, " ", "-")
 	switch v := l.Value.(type) {

@@ -130,7 +130,7 @@ func TestConvert(t *testing.T) {
 		t.Error("a file is left")
 	}
 	contains(t, migdump(t, 0, "convert", "-decompress", "-typed", "-form", "der", name, ber), "1 typed devices, 0 as blobs", "changed: compressed page")
-	contains(t, migdump(t, 0, "dump", ber), "vmstate[0].int {count} INTEGER 258", "vmstate[1].bool {on} BOOLEAN true", "fullpage.data OCTET-STRING cccc")
+	contains(t, migdump(t, 0, "dump", ber), "vmstate[0].int {dev count} INTEGER 258", "vmstate[1].bool {dev on} BOOLEAN true", "fullpage.data OCTET-STRING cccc")
 	if text := migdump(t, 0, "dump", "-no-pages", ber); strings.Contains(text, "cccc") {
 		t.Errorf("pages in\n%s", text)
 	}
