@@ -93,7 +93,7 @@ func randomSteps(rng *rand.Rand, size int64, n int) []crashtest.Step[*qcow2.Imag
 		length := min((1+rng.Int64N(1<<rng.IntN(6)))*512, size-off)
 		fill := byte(1 + rng.IntN(255))
 		s := crashtest.Step[*qcow2.Image]{}
-		switch k := rng.IntN(20); {
+		switch k := rng.IntN(21); {
 		case k < 11:
 			s.Name = fmt.Sprintf("write %d %d", off, length)
 			s.Do = func(im *qcow2.Image) error {
@@ -118,9 +118,10 @@ func randomSteps(rng *rand.Rand, size int64, n int) []crashtest.Step[*qcow2.Imag
 				}
 				return nil
 			}
+		case k < 18:
+			s = stepCompress(off, 1, fill)
 		default:
-			s.Name, s.Durable = "sync", true
-			s.Do = (*qcow2.Image).Sync
+			s = stepSync
 		}
 		steps = append(steps, s)
 	}
@@ -136,7 +137,7 @@ func TestPowerCuts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			start, o, size := crashStart(t, name)
 			rng := rand.New(rand.NewPCG(seed, 3))
-			for range difftest.Scale(t, 10) {
+			for range difftest.Scale(t, 30) {
 				steps := randomSteps(rng, size, 12)
 				stats.Add(crashtest.PowerCuts(t, crashFormat(o), start, steps, crashtest.Options{
 					Seed: seed, Exhaustive: 4, Random: 3, Moments: 0.5,
