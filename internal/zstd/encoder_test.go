@@ -201,7 +201,7 @@ func FuzzEncode(f *testing.F) {
 		var e zstd.Encoder
 		// More than a block, with changes from one to the next.
 		var all []byte
-		for i := 0; i <= int(times%300) && len(all) < 1<<19; i++ {
+		for i := 0; i <= int(times%300) && len(all) < 1<<18; i++ {
 			all = append(all, p...)
 			all = append(all, byte(i))
 		}
