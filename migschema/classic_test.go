@@ -444,6 +444,7 @@ func TestReaderErrors(t *testing.T) {
 		{"unknown subsection", newClassic().config("pc").raw(5).str("x/y").be32(1).raw(0).Bytes(), errors.ErrUnsupported, "configuration", 24},
 		{"page bits", newClassic().config("pc").raw(5).str("configuration/target-page-bits").be32(1, 63).raw(0).Bytes(), migschema.CodeRange, "configuration/target-page-bits", 55},
 		{"many capabilities", newClassic().config("pc").raw(5).str("configuration/capabilities").be32(1, 1<<31).raw(0).Bytes(), migschema.CodeLimit, "configuration/capabilities", 51},
+		{"mapped RAM", newClassic().config("pc").raw(5).str("configuration/capabilities").be32(1, 1).str("mapped-ram").raw(0).Bytes(), errors.ErrUnsupported, "configuration/capabilities", 8},
 		{"flags", ram().be64(0x01).Bytes(), migschema.CodeFlags, "ram.page", 68},
 		{"no flags", ram().be64(0).Bytes(), migschema.CodeFlags, "ram.page", 68},
 		{"end with an address", ram().be64(0x1010).Bytes(), migschema.CodeFlags, "ram.page", 68},

@@ -20,6 +20,7 @@ const (
 	configUUID           = "configuration/uuid"
 
 	capabilityIgnoreShared = "x-ignore-shared"
+	capabilityMappedRAM    = "mapped-ram" // QEMU 9.0: pages at offsets of the file
 )
 
 // configuration reads a configuration, after its type. It is wanted as a
@@ -33,6 +34,9 @@ func (r *Reader) configuration() error {
 	r.rec.Config = config
 	r.rec.Data = r.src.take(c.n)
 	for _, name := range config.Capabilities {
+		if name == capabilityMappedRAM {
+			return &FormatError{r.rec.Offset, configCapabilities, CodeRecord, fmt.Errorf("%s: %w", name, errors.ErrUnsupported)}
+		}
 		r.addresses = r.addresses || name == capabilityIgnoreShared
 	}
 	if b := config.TargetPageBits; b != 0 && r.pageSize == 0 {
