@@ -147,7 +147,7 @@ func TestMap(t *testing.T) {
 	`)
 	for _, image := range []string{
 		"r.raw", "odd.raw", "empty.raw", "full.raw", "base.qcow2", "over.qcow2", "top.qcow2", "onraw.qcow2", "base.qed", "over.qed", "onqcow2.qed",
-		"v2.qcow2", "meta.qcow2", "full.qcow2", "small.qcow2", "data.qcow2", "comp.qcow2", "zstd.qcow2",
+		"v2.qcow2", "meta.qcow2", "full.qcow2", "small.qcow2", "ext.qcow2", "data.qcow2", "comp.qcow2", "zstd.qcow2",
 		"sub/up.qcow2", "dirty.qcow2", "corrupt.qcow2",
 	} {
 		p.script("look map " + image + "\nlook map --output=json " + image)
