@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/virtfmt/virtfmt/vma"
 )
 
 // TestMain is qimg itself where a test asks for a process of it.
@@ -83,6 +85,49 @@ func TestProcess(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState.ExitCode() != 1 || !bytes.HasPrefix(out, []byte("qimg: Could not open 'nosuch'")) {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// A disk in an archive is a source like any other.
+func TestArchive(t *testing.T) {
+	t.Chdir(t.TempDir())
+	f, err := os.Create("backup.vma")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w, err := vma.NewWriter(f, &vma.Header{Devices: []vma.DeviceInfo{{Name: "one", Size: 1 << 20}, {Name: "two", Size: 1 << 19}}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dev, size := range map[uint8]int{1: 1 << 20, 2: 1 << 19} {
+		if err := w.ReadFrom(t.Context(), dev, bytes.NewReader(bytes.Repeat([]byte{dev}, size)), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for line, want := range map[string]int{
+		"convert -O qcow2 vma:two:backup.vma two.qcow2":                               0,
+		"convert --image-opts driver=vma,device=one,file.filename=backup.vma one.raw": 0,
+		"info vma:one:backup.vma":                                                     0,
+		"map --output=json vma:one:backup.vma":                                        0,
+		"info backup.vma":                                                             1,
+		"convert vma:three:backup.vma x":                                              1,
+		"check vma:one:backup.vma":                                                    63,
+		"convert -O vma one.raw x.vma":                                                1,
+		`convert json:{"driver":"vma","device":"two","file":{"filename":"backup.vma"}} again.qcow2`: 0,
+	} {
+		if out, code := qimg(t, line); code != want {
+			t.Errorf("%s: exit code %d, not %d\n%s", line, code, want, out)
+		}
+	}
+	if out, code := qimg(t, "compare two.qcow2 vma:two:backup.vma"); code != 0 {
+		t.Error(out)
+	}
+	if b, err := os.ReadFile("one.raw"); err != nil || !bytes.Equal(b, bytes.Repeat([]byte{1}, 1<<20)) {
+		t.Errorf("one.raw holds something else, %v", err)
 	}
 }
 
