@@ -89,20 +89,26 @@ func (c *command) printOptions(format string, file bool) error {
 	} else {
 		fmt.Fprintln(c.stdout, "Supported options:")
 	}
-	slices.SortFunc(all, func(a, b createOption) int { return strings.Compare(a.name, b.name) })
-	kinds := [...]string{isText: "str", isSize: "size", isBool: "bool (on/off)", isNumber: "num"}
-	for _, o := range all {
-		fmt.Fprintf(c.stdout, "  %-22s - %s\n", fmt.Sprintf("%s=<%s>", o.name, kinds[o.kind]), o.help)
-	}
+	c.listOptions(all)
 	if !file {
 		io.WriteString(c.stdout, "\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n")
 	}
 	return nil
 }
 
+// listOptions prints options in the order of their names.
+func (c *command) listOptions(all []createOption) {
+	slices.SortFunc(all, func(a, b createOption) int { return strings.Compare(a.name, b.name) })
+	kinds := [...]string{isText: "str", isSize: "size", isBool: "bool (on/off)", isNumber: "num"}
+	for _, o := range all {
+		fmt.Fprintf(c.stdout, "  %-22s - %s\n", fmt.Sprintf("%s=<%s>", o.name, kinds[o.kind]), o.help)
+	}
+}
+
 // createValues are the values of options that are set.
 type createValues struct {
 	format string
+	known  []createOption
 	value  map[string]string // numbers in decimal, booleans on or off
 }
 
@@ -120,7 +126,12 @@ func wantsHelp(lists []string) bool {
 
 // parseCreate parses what -o says, each of its uses.
 func parseCreate(format string, lists []string) (*createValues, error) {
-	v := &createValues{format, make(map[string]string)}
+	return parseOptions(format, createOptions(format), lists)
+}
+
+// parseOptions parses lists of known options.
+func parseOptions(format string, known []createOption, lists []string) (*createValues, error) {
+	v := &createValues{format, known, make(map[string]string)}
 	for _, l := range lists {
 		for _, p := range imgopen.SplitOptions(l) {
 			if err := v.set(p); err != nil {
@@ -132,9 +143,8 @@ func parseCreate(format string, lists []string) (*createValues, error) {
 }
 
 func (v *createValues) set(p imgopen.Pair) error {
-	all := createOptions(v.format)
 	find := func(name string) int {
-		return slices.IndexFunc(all, func(o createOption) bool { return o.name == name })
+		return slices.IndexFunc(v.known, func(o createOption) bool { return o.name == name })
 	}
 	i := find(p.Key)
 	if p.Bare {
@@ -146,7 +156,7 @@ func (v *createValues) set(p imgopen.Pair) error {
 	if i < 0 {
 		return messagef("Invalid parameter '%s'", p.Key)
 	}
-	o := all[i]
+	o := v.known[i]
 	switch o.kind {
 	case isSize:
 		n, err := imgopen.ParseSize(p.Value)
@@ -175,7 +185,7 @@ func (v *createValues) get(name string) string {
 	if s, ok := v.value[name]; ok {
 		return s
 	}
-	for _, o := range createOptions(v.format) {
+	for _, o := range v.known {
 		if o.name == name {
 			return o.standard
 		}
@@ -194,7 +204,7 @@ func (v *createValues) number(name string) int64 {
 // String returns what qemu-img create prints.
 func (v *createValues) String() string {
 	var b strings.Builder
-	for _, o := range createOptions(v.format) {
+	for _, o := range v.known {
 		if s, ok := v.value[o.name]; ok || o.standard != "" {
 			if !ok {
 				s = o.standard

@@ -35,6 +35,7 @@ type subcommand struct {
 
 func subcommands() []subcommand {
 	return []subcommand{
+		{"amend", "[--object OBJECT] [--image-opts] [-p] [-q] [-f FORMAT] [-t CACHE] [--force] -o OPTIONS FILE", (*command).amend},
 		{"bench", "[-c COUNT] [-d DEPTH] [-f FORMAT] [--flush-interval=COUNT] [-i AIO] [-n] [--no-drain] [-o OFFSET] [--pattern=BYTE] [-q] [-s SIZE] " +
 			"[-S STEP] [-t CACHE] [-w] [-U] FILE", (*command).bench},
 		{"check", "[--object OBJECT] [--image-opts] [-q] [-f FORMAT] [--output=OUTPUT] [-r leaks|all] [-T CACHE] [-U] FILE", (*command).check},

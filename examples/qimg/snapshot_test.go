@@ -9,7 +9,7 @@ func TestSnapshot(t *testing.T) {
 	p := newPair(t)
 	// The time is not the same in both.
 	p.ignore = regexp.MustCompile(`20\d\d-\d\d-\d\d \d\d:\d\d:\d\d|"date-n?sec": \d+,?`)
-	for _, image := range []string{"-f qcow2", "-f qcow2 -o compat=v2", "-f qcow2 -o cluster_size=4k,lazy_refcounts=on", "-f qcow2 -o extended_l2=on"} {
+	for _, image := range []string{"-f qcow2", "-f qcow2 -o compat=v2", "-f qcow2 -o cluster_size=16k,extended_l2=on"} {
 		p.script("create -q " + image + " x 4M")
 		p.script(`
 			snapshot x

@@ -182,7 +182,7 @@ func (img *Image) openQcow2() error {
 	case err != nil:
 		return inBacking(err)
 	}
-	img.Qcow2, img.Disk = im, im
+	img.Qcow2, img.Disk, img.Key = im, im, secret
 	return nil
 }
 

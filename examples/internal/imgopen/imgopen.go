@@ -98,6 +98,7 @@ type Image struct {
 	Device  *vma.Device
 	Raw     File
 	Archive *vma.Archive // of Device
+	Key     string       // the id of the secret that opened it, if it is encrypted
 	Data    string       // the path of the external data file
 	Below   *Image       // the backing file; nil if there is none, or it was not opened
 }

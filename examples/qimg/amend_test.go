@@ -1,0 +1,76 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestAmend(t *testing.T) {
+	p := newPair(t)
+	p.script(`
+		create -q -f qcow2 x 1M
+		create -q -f raw r.raw 1M
+		create -q -f qed e.qed 1M
+		amend
+		amend x
+		amend -o size=2M
+		amend -o size=2M a b
+		amend -o size=2M nosuch
+		amend -o help x
+		amend -f qcow2 -o help
+		amend -f qed -o help
+		amend -f foo -o help
+		amend -o help
+		amend -o cluster_size=4k x
+		amend -o preallocation=off x
+		amend -o foo=1 x
+		amend -o size=x x
+		amend -o compat=x x
+		amend -o refcount_bits=7 x
+		amend -o backing_file=y x
+		amend -o backing_fmt=raw x
+		amend -o data_file=y x
+		amend -o data_file_raw=on x
+		amend -o lazy_refcounts=on r.raw
+		amend -o size=2M e.qed
+		amend -t foo -o size=2M x
+		amend -o encrypt.state=active x
+		amend -o size=2M x
+		same x
+		amend -q -o size=512k x
+		same x
+		amend --force -o size=3M,compat=1.1,lazy_refcounts=off,refcount_bits=16 x
+		same x
+		look info --output=json x
+	`)
+}
+
+func TestAmendKeys(t *testing.T) {
+	p := newPair(t)
+	secrets := "--object secret,id=s,data=abc --object secret,id=n,data=new "
+	by := func(id string) string {
+		return " --image-opts driver=qcow2,encrypt.key-secret=" + id + ",file.filename=x"
+	}
+	lines := "create -q " + secrets + "-f qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 x 1M\n"
+	for _, o := range []string{
+		"encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10",
+		"encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10,encrypt.keyslot=5",
+		"encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10,encrypt.keyslot=5",
+		"encrypt.state=active,encrypt.new-secret=n,encrypt.keyslot=9",
+		"encrypt.state=active",
+		"encrypt.state=foo",
+		"encrypt.new-secret=n",
+		"encrypt.state=inactive",
+		"encrypt.state=inactive,encrypt.keyslot=1,encrypt.new-secret=n",
+		"encrypt.state=inactive,encrypt.keyslot=5",
+		"encrypt.state=inactive,encrypt.keyslot=5",
+		"encrypt.state=inactive,encrypt.old-secret=n",
+		"encrypt.state=inactive,encrypt.old-secret=n",
+		"encrypt.state=inactive,encrypt.old-secret=s",
+		"encrypt.state=inactive,encrypt.keyslot=0",
+	} {
+		lines += "amend " + secrets + "-o " + o + by("s") + "\nmap " + secrets + by("s") + "\nmap " + secrets + by("n") + "\n"
+	}
+	lines += "amend " + secrets + "--force -o encrypt.state=inactive,encrypt.old-secret=s" + by("s") + "\nmap " + secrets + by("s") + "\n"
+	p.script(strings.TrimSpace(lines))
+}
