@@ -22,6 +22,7 @@
 //	refcounts of 1 to 64 bits             yes   yes    yes     yes
 //	backing file, of any [Disk]           yes   yes    yes     -
 //	commit, rebase, safe and unsafe       -     yes    -       -
+//	measure, also a copy of any [Disk]    -     -      yes     -
 //	compressed clusters, deflate, zstd    yes   yes    -       yes
 //	zero clusters, discard                yes   yes    -       yes
 //	extended L2 entries (subclusters)     yes   yes    yes     yes

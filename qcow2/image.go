@@ -4,6 +4,7 @@ package qcow2
 //
 //	header.go extension.go entry.go layout.go   the format
 //	open.go openfile.go create.go               how an Image comes about
+//	measure.go                                  how large one would be
 //	table.go extent.go read.go compressed.go    guest offset to run, and reading
 //	write.go zero.go link.go alloc.go           changing the mapping
 //	snapshot*.go reference.go copied.go         snapshots

@@ -52,6 +52,9 @@ func (im *Image) Commit(ctx context.Context, target io.WriterAt, o *CommitOption
 		}
 		d = b.Backing()
 	}
+	if to, ok := target.(*Image); ok && opts.Grow == nil {
+		opts.Grow = func(size int64) error { return to.Resize(ctx, size, nil) }
+	}
 	if opts.Keep {
 		im.gate.Lock()
 		defer im.gate.Unlock()

@@ -69,6 +69,8 @@ func layerChains() map[string]layertest.Chain {
 		"extended on extended":  {layer(1<<20, 16384, "extended_l2=on"), layer(1<<20, 32768, "extended_l2=on")},
 		"three":                 {raw(1 << 20), layer(900<<10, 4096, ""), layer(700<<10, 65536, "")},
 		"three, longer in turn": {raw(200 << 10), layer(900<<10, 65536, ""), layer(900<<10, 4096, "compat=0.10")},
+		"on shorter qcow2":      {layer(500<<10, 65536, ""), layer(900<<10, 65536, "")},
+		"three, shorter middle": {raw(1 << 20), layer(300<<10+512, 4096, ""), layer(900<<10, 65536, "")},
 		"snapshot":              {raw(1 << 20), withSnapshot(layer(1<<20, 4096, ""))},
 		"snapshot in v2":        {layer(1<<20, 4096, ""), withSnapshot(layer(1<<20, 65536, "compat=0.10"))},
 	}

@@ -268,3 +268,11 @@ func appendText(b []byte, s string, n int) []byte {
 	b = append(b, s...)
 	return append(b, make([]byte, n-len(s))...)
 }
+
+// PayloadOffset returns how long the header of a new volume is, key material
+// included.
+func PayloadOffset(s Spec) int64 {
+	h := Header{Spec: s}
+	h.layOut()
+	return h.PayloadOffset
+}

@@ -1,0 +1,164 @@
+package qcow2
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/block"
+	"github.com/virtfmt/virtfmt/internal/luks"
+	"github.com/virtfmt/virtfmt/internal/safeio"
+)
+
+// A Measurement says how large the file of a new image becomes, in bytes: what
+// "qemu-img measure" tells. Clusters that would be compressed count in full.
+type Measurement struct {
+	// Required is its length with all that the disk is to hold.
+	Required int64
+	// FullyAllocated is its length once each cluster has been written to.
+	FullyAllocated int64
+	// Bitmaps is what the persistent bitmaps of the source would add.
+	Bitmaps int64
+}
+
+// Measure tells how large an image of an empty disk of size bytes becomes, if
+// [Create] makes it with these options. Nothing is opened and no key is made.
+// A size that no such image can have is [ErrLimit].
+func Measure(size int64, o *CreateOptions) (Measurement, error) {
+	h, crypto, err := o.geometry(size)
+	if err != nil {
+		return Measurement{}, err
+	}
+	l := h.layout()
+	disk := align.Up(h.Size, l.clusterSize())
+	m := Measurement{FullyAllocated: l.fullyAllocated(h.Size) + crypto}
+	m.Required = m.FullyAllocated - disk
+	if o != nil && o.Preallocation >= PreallocateFalloc {
+		m.Required = m.FullyAllocated
+	}
+	return m, nil
+}
+
+// MeasureDisk tells how large an image becomes, if Create makes it with these
+// options and src is copied to it. With a backing file all of the disk counts,
+// because what lies in that is not known. If src is an [*Image], its persistent
+// bitmaps are measured as well. It ends with the cause of ctx if that does.
+func MeasureDisk(ctx context.Context, src Disk, o *CreateOptions) (Measurement, error) {
+	m, err := Measure(src.Size(), o)
+	if err != nil {
+		return m, err
+	}
+	cluster := o.clusterSize()
+	if im, ok := src.(*Image); ok && (o == nil || o.Version != 2) { // version 2 has none
+		if m.Bitmaps, err = im.measureBitmaps(cluster); err != nil {
+			return m, err
+		}
+	}
+	if o != nil && (o.BackingFile != "" || o.Preallocation >= PreallocateFalloc) {
+		m.Required = m.FullyAllocated
+		return m, nil
+	}
+	counted := int64(0) // up to here, whole clusters
+	for e, err := range block.WholeDisk(src) {
+		if err == nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return m, fmt.Errorf("qcow2: map of the source at %#x: %w", e.Start, err)
+		}
+		if e.IsZero() || e.End() <= counted {
+			continue
+		}
+		first := max(counted, align.Down(e.Start, cluster))
+		counted = align.Up(e.End(), cluster)
+		m.Required += counted - first
+	}
+	return m, nil
+}
+
+// geometry returns the header of a new image, and the length of the LUKS
+// header that it has.
+func (o *CreateOptions) geometry(size int64) (*Header, int64, error) {
+	var c CreateOptions
+	if o != nil {
+		c = *o
+	}
+	// What does not change how much space is needed need not be there.
+	c.BackingFile, c.BackingFormat, c.DataFile, c.Data, c.DataFileRaw = "", "", "", nil, false
+	h, err := c.header(size)
+	if err != nil || c.Encrypt == nil || c.Encrypt.Method == CryptAES {
+		return h, 0, err
+	}
+	spec, err := c.Encrypt.spec()
+	if err != nil {
+		return nil, 0, err
+	}
+	return h, align.Up(luks.PayloadOffset(spec), h.ClusterSize()), nil
+}
+
+// clusterSize returns the size of a cluster.
+func (o *CreateOptions) clusterSize() int64 {
+	if o == nil || o.ClusterSize == 0 {
+		return 64 << 10
+	}
+	return o.ClusterSize
+}
+
+// fullyAllocated returns how much a disk with all of its clusters and their
+// metadata needs: whole clusters of L1 and L2 tables.
+func (l *layout) fullyAllocated(size int64) int64 {
+	data := align.CeilDiv(size, l.clusterSize())
+	tables := align.CeilDiv(data, int64(1)<<l.l2Bits())
+	n := 1 + data + tables + align.CeilDiv(tables*l1EntrySize, l.clusterSize())
+	return (n + l.refcountClusters(n)) << l.clusterBits
+}
+
+// refcountClusters returns how many clusters of refcount table and blocks n
+// clusters need, and those themselves.
+func (l *layout) refcountClusters(n int64) int64 {
+	for table, blocks := int64(0), int64(0); ; {
+		moreBlocks := align.CeilDiv(n+table+blocks, int64(1)<<l.refBlockBits())
+		moreTable := align.CeilDiv(moreBlocks*refTableEntrySize, l.clusterSize())
+		if moreBlocks == blocks && moreTable == table {
+			return table + blocks
+		}
+		table, blocks = moreTable, moreBlocks
+	}
+}
+
+// measureBitmaps returns how much the persistent bitmaps take in an image with
+// clusters of that size, if they are full.
+func (im *Image) measureBitmaps(cluster int64) (int64, error) {
+	h := im.Header()
+	x, ok := h.Bitmaps()
+	if !ok {
+		return 0, nil
+	}
+	const directory = "bitmap directory"
+	b, err := safeio.ReadAt(im.r, x.DirectoryOffset, x.DirectorySize, maxBitmapDirectory)
+	if err != nil {
+		return 0, badf(x.DirectoryOffset, directory, "%w", err)
+	}
+	total, names := int64(0), int64(0)
+	for i, at := uint32(0), int64(0); i < x.Count; i++ {
+		rest := b[at:]
+		if len(rest) < bitmapEntrySize {
+			return 0, badf(x.DirectoryOffset+at, directory, "it ends before bitmap %d of %d", i, x.Count)
+		}
+		n := align.Up(bitmapEntrySize+int64(binary.BigEndian.Uint16(rest[18:]))+int64(binary.BigEndian.Uint32(rest[20:])), 8)
+		granularity := rest[17]
+		switch {
+		case n > int64(len(rest)):
+			return 0, badf(x.DirectoryOffset+at, directory, "bitmap %d of %d bytes does not fit", i, n)
+		case granularity > 62:
+			return 0, badf(x.DirectoryOffset+at+17, directory, "granularity_bits %d", granularity)
+		}
+		bits := align.CeilDiv(im.Size(), int64(1)<<granularity)
+		clusters := align.CeilDiv(align.CeilDiv(bits, 8), cluster)
+		total += clusters*cluster + align.Up(clusters*8, cluster)
+		names += n
+		at += n
+	}
+	return total + align.Up(names, cluster), nil
+}
