@@ -17,10 +17,10 @@ import (
 
 // withExtra returns an image whose first snapshot has extra data of n bytes:
 // as much of what is known as there is room for, and then a pattern.
-func withExtra(t testing.TB, version int, n int) []byte {
+func withExtra(t testing.TB, version int, n int, cluster int64) []byte {
 	t.Helper()
 	f := memfile.New()
-	im, err := qcow2.Create(f, 1<<20, &qcow2.CreateOptions{Version: version})
+	im, err := qcow2.Create(f, 16*cluster, &qcow2.CreateOptions{Version: version, ClusterSize: cluster})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestSnapshotExtraData(t *testing.T) {
 	for _, tc := range []struct{ version, extra int }{
 		{2, 0}, {2, 8}, {2, 12}, {3, 16}, {3, 20}, {3, 24}, {3, 25}, {3, 100}, {3, 1024},
 	} {
-		f := memfile.FromBytes(withExtra(t, tc.version, tc.extra))
+		f := memfile.FromBytes(withExtra(t, tc.version, tc.extra, 65536))
 		im, err := qcow2.OpenRW(f, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -106,7 +106,7 @@ func TestSnapshotExtraData(t *testing.T) {
 
 // TestSnapshotTableHostile: a table that lies is an error.
 func TestSnapshotTableHostile(t *testing.T) {
-	good := withExtra(t, 3, 24)
+	good := withExtra(t, 3, 24, 65536)
 	at := edit(good).snapshotEntry(0)
 	ops := map[string]func(im *qcow2.Image) error{
 		"list":   func(im *qcow2.Image) error { _, err := im.Snapshots(); return err },
@@ -154,11 +154,11 @@ func TestSnapshotTableHostile(t *testing.T) {
 // may be no image.
 func FuzzSnapshots(f *testing.F) {
 	for _, extra := range []int{16, 24, 100} {
-		b := withExtra(f, 3, extra)
+		b := withExtra(f, 3, extra, 512)
 		f.Add(b)
 	}
 	small := memfile.New()
-	im, err := qcow2.Create(small, 64<<10, &qcow2.CreateOptions{ClusterSize: 512, RefcountBits: 2})
+	im, err := qcow2.Create(small, 8<<10, &qcow2.CreateOptions{ClusterSize: 512, RefcountBits: 2})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func FuzzSnapshots(f *testing.F) {
 func TestSnapshotExtraDataQEMU(t *testing.T) {
 	img := difftest.Tool(t, "qemu-img", "7.2")
 	t.Chdir(t.TempDir())
-	f := memfile.FromBytes(withExtra(t, 3, 100))
+	f := memfile.FromBytes(withExtra(t, 3, 100, 65536))
 	im, err := qcow2.OpenRW(f, nil)
 	if err != nil {
 		t.Fatal(err)
