@@ -31,7 +31,8 @@
 //	lazy refcounts, dirty bit             yes   yes    yes     yes
 //	preallocation                         yes   yes    yes     yes
 //	internal snapshots, with VM state     yes   yes    yes     yes
-//	resizing, with snapshots              -     yes    -       -
+//	persistent bitmaps                    yes   yes    yes     yes
+//	resizing, with snapshots, bitmaps     -     yes    -       -
 //	unknown header fields and extensions  kept  kept   -       -
 //
 // # Concurrency
@@ -110,4 +111,9 @@
 // A smaller size reaches the file together with an L1 table that describes no
 // more, before what it lost is freed. A larger one does once what is added
 // reads as zeros.
+//
+// A bitmap that records writes is marked as in use, durably, before the first
+// of them, and is so until Close has stored it: what a power cut leaves is a
+// bitmap that tells all or says that it may not. New bits, tables and the
+// directory lie beside the old ones until the header points to them.
 package qcow2

@@ -26,6 +26,7 @@ package qcow2
 //	flushMu   a write-back, the header in the file; held over I/O
 //	allocMu   refcounts; held over reading a slice of them
 //	mu        L1 and L2 tables, the header; never held over I/O
+//	bitmaps   the bits of bitmaps; held over reading them
 //
 // Readers hold none but mu, shared, for the lookup. What keeps a cluster from
 // being used again under them is a pin, see package inflight: taken before the
@@ -109,6 +110,8 @@ type Image struct {
 	meta     clusterSet // the clusters that hold metadata, once started
 	unlinked []freed    // by the tables in memory, not yet in the file
 	views    map[*SnapshotDisk]struct{}
+
+	bitmaps bitmaps // its lock comes last
 }
 
 // hasBacking reports whether the image names a backing file.
@@ -168,6 +171,9 @@ func (im *Image) finish() error {
 	im.gate.Lock() // operations that have begun come to their end
 	defer im.gate.Unlock()
 	if err := im.mendCopied(); err != nil {
+		return err
+	}
+	if err := im.storeBitmaps(); err != nil {
 		return err
 	}
 	im.flushMu.Lock()

@@ -31,7 +31,9 @@ type ResizeOptions struct {
 //
 // A smaller size without [ResizeOptions.Shrink] is [ErrShrink]; one that the
 // L1 table cannot describe is [ErrLimit]. As QEMU it refuses with
-// [errors.ErrUnsupported] a version 2 image that has snapshots.
+// [errors.ErrUnsupported] a version 2 image that has snapshots, and with
+// [ErrBitmapInUse] an image with such a bitmap. Bits of bitmaps for what is
+// added are zeros.
 //
 // Readers go on meanwhile, writers wait. The new size is durable when Resize
 // returns; a power cut before leaves the one or the other, and nothing of a
@@ -82,7 +84,6 @@ func (c *change) checkResize(size int64, o *ResizeOptions) error {
 	if o.Preallocation != PreallocateOff && size <= im.Size() {
 		return errors.New("qcow2: only what is added to a disk can be preallocated")
 	}
-	_, bitmaps := im.hdr.Bitmaps()
 	switch {
 	case size < im.Size() && !o.Shrink:
 		return fmt.Errorf("%w: from %d to %d bytes", ErrShrink, im.Size(), size)
@@ -92,8 +93,6 @@ func (c *change) checkResize(size int64, o *ResizeOptions) error {
 		return unsupportedf("resizing a version 2 image that has snapshots")
 	case im.version < 3 && im.encrypted && o.Preallocation != PreallocateOff:
 		return unsupportedf("preallocation in an encrypted image of version 2")
-	case bitmaps:
-		return unsupportedf("resizing an image with bitmaps")
 	}
 	return im.writable()
 }
@@ -133,7 +132,16 @@ func (im *Image) newSize(size int64) func(h *Header) {
 // no more.
 func (c *change) shrink(ctx context.Context, size int64, entries int) error {
 	im := c.im
-	if err := c.cut(ctx, size, entries, im.newSize(size)); err != nil {
+	sizeBitmaps, err := c.resizeBitmaps(size)
+	if err != nil {
+		return err
+	}
+	newSize := im.newSize(size)
+	err = c.cut(ctx, size, entries, func(h *Header) {
+		newSize(h)
+		sizeBitmaps(h)
+	})
+	if err != nil {
 		return err
 	}
 	if err := c.settle(); err != nil {
@@ -162,6 +170,10 @@ func (c *change) grow(ctx context.Context, size int64, entries int, mode Preallo
 		mode = PreallocateMetadata
 	}
 	err := im.fillGrown(ctx, old, size, mode)
+	var sizeBitmaps func(h *Header)
+	if err == nil {
+		sizeBitmaps, err = c.resizeBitmaps(size)
+	}
 	if err != nil {
 		// What is past the end now must not stay there, if that can be helped.
 		err = c.undo(err)
@@ -172,7 +184,11 @@ func (c *change) grow(ctx context.Context, size int64, entries int, mode Preallo
 	if err := c.flush(); err != nil {
 		return err
 	}
-	c.publish(im.newSize(size))
+	newSize := im.newSize(size)
+	c.publish(func(h *Header) {
+		newSize(h)
+		sizeBitmaps(h)
+	})
 	return nil
 }
 

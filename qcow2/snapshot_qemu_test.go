@@ -68,8 +68,8 @@ func (d *shared) qemu(args ...string) {
 	difftest.Run(d.t, d.img, append(args, "x.qcow2")...)
 }
 
-// write does some writes, and takes down what they did.
-func (d *shared) write(mine bool) {
+// write does some writes, takes down what they did, and returns them.
+func (d *shared) write(mine bool) []op {
 	d.t.Helper()
 	fl := *d.fl
 	fl.size = len(d.want)
@@ -103,6 +103,7 @@ func (d *shared) write(mine bool) {
 			clear(part)
 		}
 	}
+	return ops
 }
 
 // step does one random operation.

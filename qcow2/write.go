@@ -40,6 +40,10 @@ func (im *Image) beginWrite(off, n int64) error {
 		im.gate.RUnlock()
 		return ErrOutOfRange
 	}
+	if err := im.record(off, n); err != nil {
+		im.gate.RUnlock()
+		return err
+	}
 	return nil
 }
 
@@ -81,6 +85,9 @@ func (im *Image) startWriting() error {
 	if im.started.Load() {
 		return nil
 	}
+	if err := im.openBitmaps(); err != nil {
+		return err
+	}
 	im.allocMu.Lock()
 	defer im.allocMu.Unlock()
 	if err := im.openRefs(); err != nil {
@@ -116,6 +123,12 @@ func (im *Image) metadata(snaps *snapshotTable) clusterSet {
 				runs(int64(s.l1Offset), min(int64(s.l1Size)*l1EntrySize, max(im.length.Load()-int64(s.l1Offset), 0)))
 			}
 		}
+	}
+	for _, b := range im.bitmaps.list {
+		runs(int64(b.entry.table), int64(b.entry.size)*bitmapEntryBytes)
+	}
+	if x, ok := im.hdr.Bitmaps(); ok {
+		runs(x.DirectoryOffset, x.DirectorySize)
 	}
 	for t, i := l1Table(im.active.l1.Bytes()), 0; i < t.len(); i++ {
 		if off := t.at(i).offset(); off != 0 {

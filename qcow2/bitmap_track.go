@@ -1,0 +1,198 @@
+package qcow2
+
+import (
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"sync"
+	"sync/atomic"
+
+	"github.com/virtfmt/virtfmt/internal/align"
+)
+
+// Bitmaps are held in memory while an image is written to. In the file those
+// that writes change are marked as in use before the first write, and get
+// their bits, and lose the mark, when the image is closed. So after a power
+// cut nobody takes what they hold for the truth.
+
+// bitmaps are the bitmaps of an image that is being written to.
+type bitmaps struct {
+	sync.Mutex           // guards what follows, and the bits
+	list       []*bitmap // replaced as a whole, with the gate held exclusively
+	recording  atomic.Bool
+}
+
+// A bitmap is one of the bitmaps of an image.
+type bitmap struct {
+	entry bitmapEntry
+	stale bool        // it was in use when the image was opened
+	bits  *bitmapBits // nil until they are needed
+}
+
+// records reports whether writes set its bits.
+func (b *bitmap) records() bool { return b.entry.enabled() && !b.stale }
+
+// load reads the bits, of a disk of that size.
+func (b *bitmap) load(im *Image, disk int64) error {
+	if b.stale {
+		return fmt.Errorf("%w: %q", ErrBitmapInUse, b.entry.name)
+	}
+	if b.bits != nil {
+		return nil
+	}
+	var err error
+	b.bits, err = im.readBits(&b.entry, disk)
+	return err
+}
+
+// readBitmaps returns the bitmaps as the file has them.
+func (im *Image) readBitmaps() ([]*bitmap, error) {
+	entries, err := im.readBitmapDirectory()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]*bitmap, len(entries))
+	for i, e := range entries {
+		list[i] = &bitmap{entry: e, stale: e.flags&bitmapInUse != 0}
+	}
+	return list, nil
+}
+
+// openBitmaps prepares bitmaps for the first write: those that record it are
+// marked as in use, durably. flushMu is held.
+func (im *Image) openBitmaps() error {
+	list, err := im.readBitmaps()
+	if err != nil {
+		return err
+	}
+	var used int64
+	for _, b := range list {
+		if used += align.Up(int64(b.entry.size)*bitmapEntryBytes, im.clusterSize()); used > im.length.Load()+im.clusterSize() {
+			return corruptf(b.entry.at, "bitmap table", "it overlaps another")
+		}
+		if !b.records() {
+			continue
+		}
+		if err := b.load(im, im.Size()); err != nil {
+			return err
+		}
+	}
+	for _, b := range list {
+		if !b.records() {
+			continue
+		}
+		b.entry.flags |= bitmapInUse
+		flags := binary.BigEndian.AppendUint32(nil, b.entry.flags)
+		if err := im.writeFile(flags, hostOff(b.entry.at+bitmapFlagsField)); err != nil {
+			return err
+		}
+	}
+	if err := im.syncFiles(); err != nil {
+		return err
+	}
+	im.setBitmaps(list)
+	return nil
+}
+
+// setBitmaps replaces the list. Nobody records meanwhile.
+func (im *Image) setBitmaps(list []*bitmap) {
+	im.bitmaps.Lock()
+	defer im.bitmaps.Unlock()
+	im.bitmaps.list = list
+	recording := false
+	for _, b := range list {
+		recording = recording || b.records()
+	}
+	im.bitmaps.recording.Store(recording)
+}
+
+// record sets the bits of the n bytes at off, which are about to be written.
+// The gate is held.
+func (im *Image) record(off, n int64) error {
+	if n == 0 || !im.bitmaps.recording.Load() {
+		return nil
+	}
+	im.bitmaps.Lock()
+	defer im.bitmaps.Unlock()
+	for _, b := range im.bitmaps.list {
+		if !b.records() {
+			continue
+		}
+		g := b.entry.granBits
+		if err := b.bits.set(off>>g, (off+n-1)>>g+1); err != nil {
+			return fmt.Errorf("bitmap %q: %w", b.entry.name, err)
+		}
+	}
+	return nil
+}
+
+// storeBitmaps writes the bitmaps that were in use and removes the mark, when
+// the image is closed. The gate is held exclusively.
+func (im *Image) storeBitmaps() error {
+	list := im.bitmaps.list
+	var marked bool
+	for _, b := range list {
+		marked = marked || b.records() && b.entry.flags&bitmapInUse != 0
+	}
+	if !marked {
+		return nil
+	}
+	c := &change{im: im}
+	if err := c.flush(); err != nil {
+		return err
+	}
+	publish, err := c.prepareBitmaps(list, true)
+	if err != nil {
+		return im.markCorrupt(c.undo(err))
+	}
+	c.publish(publish)
+	return c.settle()
+}
+
+// DirtyRanges yields the parts of the disk whose bits in a bitmap are set, in
+// their order: what was written to since the bitmap was added or cleared,
+// rounded to its granularity. Writes may go on meanwhile; what they set may be
+// missing. The error is [ErrNoBitmap], [ErrBitmapInUse], or one of reading;
+// nothing follows it.
+func (im *Image) DirtyRanges(name string) iter.Seq2[Range, error] {
+	return func(yield func(Range, error) bool) {
+		b, size, err := im.bitmapBits(name)
+		if err != nil {
+			yield(Range{}, err)
+			return
+		}
+		g := b.entry.granBits
+		for r, err := range b.bits.ranges() {
+			if err != nil {
+				yield(Range{}, err)
+				return
+			}
+			start, end := r[0]<<g, min(r[1], b.bits.n)<<g
+			if end > size || end < 0 {
+				end = size
+			}
+			if start < end && !yield(Range{start, end - start}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// A Range is a range of the disk, in bytes.
+type Range struct{ Start, Length int64 }
+
+// bitmapBits returns a bitmap with its bits, and the size of the disk.
+func (im *Image) bitmapBits(name string) (*bitmap, int64, error) {
+	list, err := im.currentBitmaps()
+	if err != nil {
+		return nil, 0, err
+	}
+	i, err := findBitmap(list, name)
+	if err != nil {
+		return nil, 0, err
+	}
+	im.bitmaps.Lock()
+	defer im.bitmaps.Unlock()
+	size := im.Size()
+	return list[i], size, list[i].load(im, size)
+}
