@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/virtfmt/virtfmt/internal/crashtest"
@@ -128,6 +130,14 @@ func randomSteps(rng *rand.Rand, size int64, n int) []crashtest.Step[*qcow2.Imag
 	return steps
 }
 
+// alone leaves out the steps that do nothing if an earlier one was done: what
+// they write must not depend on which step fails.
+func alone(steps []crashtest.Step[*qcow2.Image]) []crashtest.Step[*qcow2.Image] {
+	return slices.DeleteFunc(slices.Clone(steps), func(s crashtest.Step[*qcow2.Image]) bool {
+		return strings.HasPrefix(s.Name, "compress")
+	})
+}
+
 // TestPowerCuts: whatever part of the unsynced writes survives, the image
 // opens, has at most leaks, and holds what was synced.
 func TestPowerCuts(t *testing.T) {
@@ -158,7 +168,7 @@ func TestFaults(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 4))
 			for range difftest.Scale(t, 10) {
 				steps := randomSteps(rng, size, 12)
-				stats.Add(crashtest.Faults(t, crashFormat(o), start, steps, 1, crashtest.Options{Seed: seed, Random: 2}))
+				stats.Add(crashtest.Faults(t, crashFormat(o), start, alone(steps), 1, crashtest.Options{Seed: seed, Random: 2}))
 			}
 		})
 	}

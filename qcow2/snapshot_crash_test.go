@@ -223,7 +223,7 @@ func TestSnapshotFaults(t *testing.T) {
 			for range difftest.Scale(t, 5) {
 				l := &snapLog{kept: map[string][]byte{"s0": s0}}
 				steps := l.snapshotSteps(rng, size, 8, name == "v2")
-				stats.Add(crashtest.Faults(t, l.format(o), start, steps, 3, crashtest.Options{Seed: seed, Random: 2}))
+				stats.Add(crashtest.Faults(t, l.format(o), start, alone(steps), 3, crashtest.Options{Seed: seed, Random: 2}))
 			}
 		})
 	}
@@ -249,7 +249,7 @@ func TestResizePowerCuts(t *testing.T) {
 					Seed: seed, Exhaustive: 3, Random: 3, Moments: 0.4,
 				}))
 				if i%2 == 0 {
-					stats.Add(crashtest.Faults(t, crashFormat(o), start, steps, 2, crashtest.Options{Seed: seed, Random: 2}))
+					stats.Add(crashtest.Faults(t, crashFormat(o), start, alone(steps), 2, crashtest.Options{Seed: seed, Random: 2}))
 				}
 			}
 		})
