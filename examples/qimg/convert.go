@@ -31,6 +31,8 @@ type conversion struct {
 	salvage       bool
 	targetOpts    bool
 	targetZero    bool
+	bitmaps       bool
+	skipBroken    bool
 }
 
 // convert runs "qimg convert".
@@ -112,8 +114,10 @@ func (v *conversion) set(o option) (err error) {
 		v.targetOpts = true
 	case "target-is-zero":
 		v.targetZero = true
-	case "bitmaps", "skip-broken-bitmaps":
-		return message("Copying bitmaps is not supported")
+	case "bitmaps":
+		v.bitmaps = true
+	case "skip-broken-bitmaps":
+		v.skipBroken = true
 	}
 	return err
 }
@@ -121,6 +125,8 @@ func (v *conversion) set(o option) (err error) {
 // check holds that the options go together.
 func (v *conversion) check() error {
 	switch {
+	case v.skipBroken && !v.bitmaps:
+		return message("Use of --skip-broken-bitmaps requires --bitmaps")
 	case v.targetOpts && !v.exists:
 		return message("--target-image-opts requires use of -n flag")
 	case v.targetZero && !v.exists:
@@ -170,7 +176,16 @@ func (c *command) runConversion(v *conversion) (err error) {
 	if v.sparse == 0 {
 		src = solid(src)
 	}
-	return c.write(v, src)
+	if !v.bitmaps {
+		return c.write(v, src)
+	}
+	if err := v.checkBitmaps(images); err != nil {
+		return err
+	}
+	if err := c.write(v, src); err != nil {
+		return err
+	}
+	return c.bitmapsToTarget(v, images[0].Qcow2)
 }
 
 // notASource refuses a target that is one of the files that is read.

@@ -143,8 +143,16 @@ func (i *imageInfo) fromQcow2(im *qcow2.Image) error {
 	} else {
 		i.specific = object{
 			{"compat", "1.1"}, {"compression-type", compression},
-			{"lazy-refcounts", h.CompatibleFeatures&qcow2.CompatLazyRefcounts != 0}, {"refcount-bits", h.RefcountBits()},
+			{"lazy-refcounts", h.CompatibleFeatures&qcow2.CompatLazyRefcounts != 0},
 		}
+		all, err := im.Bitmaps()
+		if err != nil {
+			return err
+		}
+		if len(all) > 0 {
+			i.specific.add("bitmaps", bitmapObjects(all))
+		}
+		i.specific.add("refcount-bits", h.RefcountBits())
 	}
 	if i.encrypted {
 		e, err := im.Encryption()

@@ -51,7 +51,7 @@ const images = `
 	sh printf '\2' | dd of=corrupt.qcow2 bs=1 seek=79 conv=notrunc 2>/dev/null
 	create -q -f qcow2 unknown.qcow2 1M
 	sh printf '\200' | dd of=unknown.qcow2 bs=1 seek=79 conv=notrunc 2>/dev/null
-	create -q -f qcow2 -u -b base.qcow2 -F qcow2 noformat.qcow2 1M
+	sh sync -d *.qcow2 *.qed *.raw
 `
 
 func TestInfo(t *testing.T) {

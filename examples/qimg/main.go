@@ -38,15 +38,18 @@ func subcommands() []subcommand {
 		{"amend", "[--object OBJECT] [--image-opts] [-p] [-q] [-f FORMAT] [-t CACHE] [--force] -o OPTIONS FILE", (*command).amend},
 		{"bench", "[-c COUNT] [-d DEPTH] [-f FORMAT] [--flush-interval=COUNT] [-i AIO] [-n] [--no-drain] [-o OFFSET] [--pattern=BYTE] [-q] [-s SIZE] " +
 			"[-S STEP] [-t CACHE] [-w] [-U] FILE", (*command).bench},
+		{"bitmap", "(--add | --remove | --clear | --enable | --disable | --merge SOURCE)... [-b FILE [-F FORMAT]] [-g SIZE] [--object OBJECT] " +
+			"[--image-opts | -f FORMAT] FILE BITMAP", (*command).bitmap},
 		{"check", "[--object OBJECT] [--image-opts] [-q] [-f FORMAT] [--output=OUTPUT] [-r leaks|all] [-T CACHE] [-U] FILE", (*command).check},
 		{"commit", "[--object OBJECT] [--image-opts] [-q] [-f FORMAT] [-t CACHE] [-b BASE] [-r RATE] [-d] [-p] FILE", (*command).commit},
 		{"compare", "[--object OBJECT] [--image-opts] [-f FORMAT] [-F FORMAT] [-T CACHE] [-p] [-q] [-s] [-U] FILE1 FILE2", (*command).compare},
-		{"convert", "[--object OBJECT] [--image-opts] [--target-image-opts] [--target-is-zero] [-U] [-C] [-c] [-p] [-q] [-n] [-f FORMAT] [-t CACHE] " +
+		{"convert", "[--object OBJECT] [--image-opts] [--target-image-opts] [--target-is-zero] [--bitmaps] [-U] [-C] [-c] [-p] [-q] [-n] [-f FORMAT] [-t CACHE] " +
 			"[-T CACHE] [-O FORMAT] [-B BACKING [-F FORMAT]] [-o OPTIONS] [-l SNAPSHOT] [-S SIZE] [-r RATE] [-m COUNT] [-W] [--salvage] FILE... TARGET", (*command).convert},
 		{"create", "[--object OBJECT] [-q] [-f FORMAT] [-b BACKING [-F FORMAT]] [-u] [-o OPTIONS] FILE [SIZE]", (*command).create},
 		{"dd", "[--image-opts] [-U] [-f FORMAT] [-O FORMAT] [bs=SIZE] [count=BLOCKS] [skip=BLOCKS] if=FILE of=FILE", (*command).dd},
 		{"info", "[--object OBJECT] [--image-opts] [-f FORMAT] [--output=OUTPUT] [--backing-chain] [-U] FILE", (*command).info},
 		{"map", "[--object OBJECT] [--image-opts] [-f FORMAT] [--start-offset=OFFSET] [--max-length=LENGTH] [--output=OUTPUT] [-U] FILE", (*command).printMap},
+		{"measure", "[--output=OUTPUT] [-O FORMAT] [-o OPTIONS] [--size SIZE | [--object OBJECT] [--image-opts] [-f FORMAT] [-l SNAPSHOT] FILE]", (*command).measure},
 		{"rebase", "[--object OBJECT] [--image-opts] [-U] [-q] [-f FORMAT] [-t CACHE] [-T CACHE] [-p] [-u] -b BACKING [-F FORMAT] FILE", (*command).rebase},
 		{"resize", "[--object OBJECT] [--image-opts] [-f FORMAT] [--preallocation=MODE] [-q] [--shrink] FILE [+|-]SIZE", (*command).resize},
 		{"snapshot", "[--object OBJECT] [--image-opts] [-U] [-q] [-l | -a SNAPSHOT | -c SNAPSHOT | -d SNAPSHOT] FILE", (*command).snapshot},
