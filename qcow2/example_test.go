@@ -1,6 +1,7 @@
 package qcow2_test
 
 import (
+	"context"
 	"fmt"
 	"log"
 	"os"
@@ -51,4 +52,42 @@ func ExampleImage_Extents() {
 	// 0x0 0x20000 unallocated
 	// 0x20000 0x10000 data
 	// 0x30000 0xd0000 unallocated
+}
+
+func ExampleImage_CreateSnapshot() {
+	ctx := context.Background()
+	img, err := qcow2.Create(memfile.New(), 1<<20, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("before"), 0); err != nil {
+		log.Fatal(err)
+	}
+	s, err := img.CreateSnapshot(ctx, "clean", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("after!"), 0); err != nil {
+		log.Fatal(err)
+	}
+	kept, err := img.OpenSnapshot(s.ID) // a Disk, without applying it
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, d := range []qcow2.Disk{img, kept} {
+		b := make([]byte, 6)
+		if _, err := d.ReadAt(b, 0); err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%s\n", b)
+	}
+	if err := img.ApplySnapshot(ctx, "clean"); err != nil {
+		log.Fatal(err)
+	}
+	if err := img.DeleteSnapshot(ctx, "clean"); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// after!
+	// before
 }

@@ -234,6 +234,10 @@ func TestSnapshotFaults(t *testing.T) {
 // the new size, and what was added reads as zeros.
 func TestResizePowerCuts(t *testing.T) {
 	seed := difftest.Seed(t, 1)
+	stride := 2
+	if testing.Short() {
+		stride = 10
+	}
 	var stats crashtest.Stats
 	for name := range crashKinds() {
 		t.Run(name, func(t *testing.T) {
@@ -249,7 +253,7 @@ func TestResizePowerCuts(t *testing.T) {
 					Seed: seed, Exhaustive: 3, Random: 3, Moments: 0.4,
 				}))
 				if i%2 == 0 {
-					stats.Add(crashtest.Faults(t, crashFormat(o), start, alone(steps), 2, crashtest.Options{Seed: seed, Random: 2}))
+					stats.Add(crashtest.Faults(t, crashFormat(o), start, alone(steps), stride, crashtest.Options{Seed: seed, Random: 2}))
 				}
 			}
 		})

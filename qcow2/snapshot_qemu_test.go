@@ -3,6 +3,7 @@ package qcow2_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -162,10 +163,31 @@ func (d *shared) step() {
 			d.qemu("snapshot", "-a", name)
 		}
 		d.want = bytes.Clone(d.kept[name])
-	default:
+	case k < 8 || d.fl.data:
 		note("write")
 		d.write(mine)
+	default:
+		mine = true
+		note("compress")
+		d.compress()
 	}
+}
+
+// compress writes some clusters that have no place compressed.
+func (d *shared) compress() {
+	d.t.Helper()
+	d.here(func(im *qcow2.Image) {
+		for range 4 {
+			off := d.rng.IntN(len(d.want)) / d.fl.cluster * d.fl.cluster
+			p := bytes.Repeat([]byte{byte(1 + d.rng.IntN(255))}, min(d.fl.cluster, len(d.want)-off))
+			_, err := im.WriteCompressedAt(p, int64(off))
+			if err == nil {
+				copy(d.want[off:], p)
+			} else if !errors.Is(err, qcow2.ErrAllocated) {
+				d.t.Fatal(err)
+			}
+		}
+	})
 }
 
 // resize gives the disk another size. QEMU, if it is its turn, makes it larger
