@@ -117,6 +117,23 @@ func TestCVEs(t *testing.T) {
 	}
 }
 
+// withDataFile returns an image that names a data file.
+func withDataFile(tb testing.TB, name string) []byte {
+	tb.Helper()
+	s := samples(tb)["data"]
+	h := decodeHeader(tb, s.image)
+	for i := range h.Extensions {
+		if h.Extensions[i].Type == qcow2.ExtensionDataFile {
+			h.Extensions[i].Data = []byte(name)
+		}
+	}
+	b, err := h.AppendBinary(nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return append(b, s.image[len(b):]...)
+}
+
 // TestCVEsOfNames: an image that names a file of the host as its backing or
 // data file gets nothing of it: CVE-2024-32498 and CVE-2024-40767 (data files,
 // also in a backing file), CVE-2024-44082 (backing files), CVE-2024-4467 (data
@@ -159,22 +176,9 @@ func TestCVEsOfNames(t *testing.T) {
 			im.Close()
 		}
 	}
-	withData := func(name string) []byte {
-		h := decodeHeader(t, samples(t)["data"].image)
-		for i := range h.Extensions {
-			if h.Extensions[i].Type == qcow2.ExtensionDataFile {
-				h.Extensions[i].Data = []byte(name)
-			}
-		}
-		b, err := h.AppendBinary(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return append(b, samples(t)["data"].image[len(b):]...)
-	}
 	for _, cve := range []string{"CVE-2024-32498", "CVE-2024-40767"} {
 		t.Run(cve, func(t *testing.T) {
-			writeFile(t, filepath.Join(dir, "data.qcow2"), withData(secret))
+			writeFile(t, filepath.Join(dir, "data.qcow2"), withDataFile(t, secret))
 			refused(t, "data.qcow2")
 			writeFile(t, filepath.Join(dir, "over.qcow2"), overlay(t, "data.qcow2", "qcow2"))
 			refused(t, "over.qcow2")
@@ -187,7 +191,7 @@ func TestCVEsOfNames(t *testing.T) {
 		}
 	})
 	t.Run("CVE-2024-4467", func(t *testing.T) {
-		writeFile(t, filepath.Join(dir, "json.qcow2"), withData(`json:{"driver":"file","filename":"`+secret+`"}`))
+		writeFile(t, filepath.Join(dir, "json.qcow2"), withDataFile(t, `json:{"driver":"file","filename":"`+secret+`"}`))
 		refused(t, "json.qcow2")
 	})
 	t.Run("CVE-2026-24708", func(t *testing.T) {
