@@ -39,7 +39,7 @@ func TestNamesInImages(t *testing.T) {
 		"../" + filepath.Base(outside) + "/secret": false, strings.Repeat("../", 30) + "etc/passwd": false, "sub/../../x": false,
 		"link-out": false, "link-dir-out/secret": false, "link-up/x": false, "link-loop": false, "link-link": false,
 		"link-abs-in": false, // as os.Root has it: an absolute link leads out
-		dir + "/../" + filepath.Base(outside) + "/secret": false,
+		dir + "/../" + filepath.Base(outside) + "/secret":    false,
 		`json:{"driver":"file","filename":"` + secret + `"}`: false, "json:": false, `json:{"file.filename":"sub/file"}`: false,
 		"nbd:localhost:10809": false, "nbd+unix:///x?socket=/tmp/s": false, "ssh://localhost/etc/passwd": false, "http://localhost/": false,
 		"file:sub/file": false, "fat:rw:/": false, "host_device:/dev/sda": false, "vvfat:x": false, "null-co://": false,
