@@ -1,6 +1,7 @@
 package qcow2_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log"
@@ -90,4 +91,27 @@ func ExampleImage_CreateSnapshot() {
 	// Output:
 	// after!
 	// before
+}
+
+func ExampleImage_Rebase() {
+	base := memfile.New()
+	if _, err := base.WriteAt(bytes.Repeat([]byte("base"), 1<<18), 0); err != nil {
+		log.Fatal(err)
+	}
+	open := &qcow2.Options{OpenBacking: func(name, format string) (qcow2.Disk, error) {
+		return qcow2.Raw(base, 1<<20), nil
+	}}
+	img, err := qcow2.Create(memfile.New(), 1<<20, &qcow2.CreateOptions{BackingFile: "base.raw", BackingFormat: "raw", Open: open})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := img.Rebase(context.Background(), "", "", nil); err != nil { // now it stands alone
+		log.Fatal(err)
+	}
+	p := make([]byte, 4)
+	if _, err := img.ReadAt(p, 1000); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s, backing file %q\n", p, img.Header().BackingFile)
+	// Output: base, backing file ""
 }

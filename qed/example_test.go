@@ -72,3 +72,23 @@ func ExampleImage_Check() {
 	}
 	// Output: 1 clusters at 0x50000: leaked
 }
+
+func ExampleCompare() {
+	a, err := qed.Create(memfile.New(), 1<<20, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := a.WriteAt([]byte("hello"), 4096); err != nil {
+		log.Fatal(err)
+	}
+	b, err := qed.Create(memfile.New(), 2<<20, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	d, err := qed.Compare(context.Background(), a, b, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(d)
+	// Output: content differs at 0x1000
+}

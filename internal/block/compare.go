@@ -20,8 +20,9 @@ type CompareOptions struct {
 	// as for [CopyOptions].
 	Workers int
 	// Strict takes disks for different too that are not of the same size, and
-	// where one is stored, zero or unallocated and the other is not. By
-	// default a disk is like a longer one that ends in zeros.
+	// where one is stored, zero or unallocated, or has a place in a file, and
+	// the other is not. By default a disk is like a longer one that ends in
+	// zeros.
 	Strict bool
 	// Progress is called now and then with how many bytes of the longer disk
 	// are dealt with, of how many. The calls do not overlap.
@@ -94,7 +95,7 @@ type comparer struct {
 // A pair is a range in which each of two disks is stored in one way.
 type pair struct {
 	off, n int64
-	a, b   Kind
+	a, b   allocation
 }
 
 func (c *comparer) run() {
@@ -117,9 +118,9 @@ func (c *comparer) run() {
 		switch {
 		case err != nil:
 			c.cancel(&CopyError{"map", r.off, err})
-		case c.Strict && allocation(r.a) != allocation(r.b):
+		case c.Strict && r.a != r.b:
 			c.differ(DifferentAllocation, r.off)
-		case isZero(r.a) && isZero(r.b):
+		case r.a.zero() && r.b.zero():
 			c.report(r.n)
 		default:
 			c.send(pairs, r)
@@ -174,8 +175,8 @@ func (c *comparer) differ(kind DifferenceKind, off int64) {
 
 // compare compares r by way of p and q.
 func (c *comparer) compare(r pair, p, q []byte) {
-	read := func(d Disk, k Kind, p []byte) []byte {
-		if isZero(k) {
+	read := func(d Disk, k allocation, p []byte) []byte {
+		if k.zero() {
 			return nil
 		}
 		if err := safeio.ReadFull(d, p, r.off); err != nil && c.wanted(r.off) {
@@ -220,15 +221,21 @@ func mismatch(p, q []byte) int {
 	return len(p)
 }
 
-func isZero(k Kind) bool { return k == Zero || k == Unallocated }
-
-// allocation returns k, with the kinds that are stored as one.
-func allocation(k Kind) Kind {
-	if k == Compressed {
-		return Data
-	}
-	return k
+// An allocation is what a strict comparison compares, as QEMU does.
+type allocation struct {
+	kind   Kind // Compressed counts as Data
+	placed bool // it has a place in a file
 }
+
+func allocationOf(e Extent) allocation {
+	k := e.Kind
+	if k == Compressed {
+		k = Data
+	}
+	return allocation{k, e.HostOffset != NoOffset}
+}
+
+func (a allocation) zero() bool { return a.kind == Zero || a.kind == Unallocated }
 
 // pairsOf yields the ranges of two disks, the shorter one of which goes on
 // unallocated up to total.
@@ -257,7 +264,7 @@ func pairsOf(a, b Disk, total int64) iter.Seq2[pair, error] {
 				yield(pair{off: off}, io.ErrNoProgress)
 				return
 			}
-			if !yield(pair{off, end - off, x.Kind, y.Kind}, nil) {
+			if !yield(pair{off, end - off, allocationOf(x), allocationOf(y)}, nil) {
 				return
 			}
 			off = end
