@@ -593,3 +593,72 @@ func TestNoAllocationPerPage(t *testing.T) {
 		}
 	}
 }
+
+// TestErrorsStay asks on after an error, and after the end.
+func TestErrorsStay(t *testing.T) {
+	var ber bytes.Buffer
+	if _, err := migschema.ToBER(&ber, bytes.NewReader(noneMig(t)), &migschema.ConvertOptions{Typed: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, cut := range []int{0, 1, 100} {
+		b, c := ber.Bytes()[:ber.Len()-cut], noneMig(t)[:747-cut]
+		d, s, r := migschema.NewDecoderBytes(b, nil), migschema.NewScannerBytes(b, nil), migschema.NewReaderBytes(c, nil)
+		for name, next := range map[string]func() error{
+			"decoder": func() error { _, err := d.Next(); return err },
+			"scanner": func() error { _, err := s.Next(); return err },
+			"reader":  func() error { _, err := r.Next(); return err },
+		} {
+			var err error
+			for err == nil {
+				err = next()
+			}
+			if (err == io.EOF) != (cut == 0) {
+				t.Errorf("%s, %d octets short: %v", name, cut, err)
+			}
+			for range 3 {
+				if again := next(); again != err {
+					t.Errorf("%s, %d octets short: %v, then %v", name, cut, err, again)
+				}
+			}
+		}
+		if err := d.Skip(); cut > 0 && err == nil {
+			t.Error("skipped after an error")
+		}
+	}
+}
+
+// TestStateAndBlob asks for whole values where there are none.
+func TestStateAndBlob(t *testing.T) {
+	var ber bytes.Buffer
+	if _, err := migschema.ToBER(&ber, bytes.NewReader(noneMig(t)), &migschema.ConvertOptions{Typed: true}); err != nil {
+		t.Fatal(err)
+	}
+	states, blobs := 0, 0
+	d := migschema.NewDecoderBytes(ber.Bytes(), nil)
+	for ev, err := range d.Events() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		kind := ev.Kind
+		if _, err := d.State(1 << 20); kind == migschema.EventState {
+			states++
+			if err != nil {
+				t.Error(err)
+			}
+			continue
+		} else if !errors.Is(err, migschema.CodeMisuse) {
+			t.Errorf("state after %s: %v", kind, err)
+		}
+		if _, err := d.Blob(1 << 20); kind == migschema.EventBlob {
+			blobs++
+			if err != nil {
+				t.Error(err)
+			}
+		} else if !errors.Is(err, migschema.CodeMisuse) {
+			t.Errorf("blob after %s: %v", kind, err)
+		}
+	}
+	if states != 2 || blobs != 2 {
+		t.Errorf("%d states, %d blobs", states, blobs)
+	}
+}
