@@ -159,7 +159,7 @@ func (c *command) runConversion(v *conversion) (err error) {
 		if len(images) > 1 {
 			return message("No support for concatenating multiple snapshot")
 		}
-		d, err := openSnapshot(images[0], v.snapshot)
+		d, err := images[0].Snapshot(v.snapshot)
 		if err != nil {
 			return err
 		}

@@ -1,95 +1,25 @@
 package main
 
 import (
-	"fmt"
-	"strings"
+	"errors"
+
+	"github.com/virtfmt/virtfmt/examples/internal/getopt"
 )
 
 // An option is one that a command line has: by its letter, or by its name where
 // it has none.
 type option struct{ name, value string }
 
-// parse takes a command line apart as getopt_long of the GNU C library does:
-// options may follow operands, letters may be joined, and names cut as long as
-// they stay unique. letters has a colon after those that take a value; so have
-// the words of names, which may tell the letter that they stand for, as in
-// "force-share=U" or "start-offset:=s".
-func parse(args []string, letters, names string) (opts []option, operands []string, err error) {
-	for len(args) > 0 {
-		arg := args[0]
-		args = args[1:]
-		var o []option
-		switch {
-		case arg == "--":
-			return opts, append(operands, args...), nil
-		case strings.HasPrefix(arg, "--"):
-			o, args, err = parseName(arg, args, names)
-		case len(arg) > 1 && arg[0] == '-':
-			o, args, err = parseLetters(arg, args, letters)
-		default:
-			operands = append(operands, arg)
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		opts = append(opts, o...)
+// parse takes a command line apart: see [getopt.Parse].
+func parse(args []string, letters, names string) ([]option, []string, error) {
+	given, operands, err := getopt.Parse(args, letters, names)
+	var wrong getopt.Error
+	if errors.As(err, &wrong) {
+		err = usageError(wrong)
 	}
-	return opts, operands, nil
-}
-
-func parseName(arg string, args []string, names string) ([]option, []string, error) {
-	given, value, haveValue := strings.Cut(arg[2:], "=")
-	var found []string
-	for _, word := range append(strings.Fields(names), "help=h") {
-		name := strings.TrimSuffix(strings.Split(word, "=")[0], ":")
-		if name == given {
-			found = []string{word}
-			break
-		}
-		if strings.HasPrefix(name, given) {
-			found = append(found, word)
-		}
+	opts := make([]option, len(given))
+	for i, o := range given {
+		opts[i] = option{o.Name, o.Value}
 	}
-	if len(found) != 1 {
-		return nil, nil, usageError(fmt.Sprintf("unrecognized option '%s'", arg))
-	}
-	name, letter, _ := strings.Cut(found[0], "=")
-	name, takesValue := strings.CutSuffix(name, ":")
-	switch {
-	case takesValue && !haveValue:
-		if len(args) == 0 {
-			return nil, nil, usageError(fmt.Sprintf("missing argument for option '%s'", arg))
-		}
-		value, args = args[0], args[1:]
-	case !takesValue && haveValue:
-		return nil, nil, usageError(fmt.Sprintf("unrecognized option '%s'", arg))
-	}
-	if letter != "" {
-		name = letter
-	}
-	return []option{{name, value}}, args, nil
-}
-
-func parseLetters(arg string, args []string, letters string) (opts []option, rest []string, err error) {
-	letters += "h"
-	for i := 1; i < len(arg); i++ {
-		at := strings.IndexByte(letters, arg[i])
-		if at < 0 || arg[i] == ':' {
-			return nil, nil, usageError(fmt.Sprintf("unrecognized option '%s'", arg))
-		}
-		if !strings.HasPrefix(letters[at+1:], ":") {
-			opts = append(opts, option{arg[i : i+1], ""})
-			continue
-		}
-		value := arg[i+1:]
-		if value == "" {
-			if len(args) == 0 {
-				return nil, nil, usageError(fmt.Sprintf("missing argument for option '%s'", arg))
-			}
-			value, args = args[0], args[1:]
-		}
-		opts = append(opts, option{arg[i : i+1], value})
-		break
-	}
-	return opts, args, nil
+	return opts, operands, err
 }

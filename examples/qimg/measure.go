@@ -70,7 +70,7 @@ func (c *command) measureImage(m *measuring, name string) (err error) {
 	defer closing(img, &err)
 	src := block.Disk(mapped{img})
 	if m.hasSnap {
-		d, err := openSnapshot(img, m.snapshot)
+		d, err := img.Snapshot(m.snapshot)
 		if err != nil {
 			return err
 		}

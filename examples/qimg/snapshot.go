@@ -1,14 +1,11 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/virtfmt/virtfmt/examples/internal/imgopen"
 	"github.com/virtfmt/virtfmt/qcow2"
 )
 
@@ -124,38 +121,4 @@ func snapshotObject(s qcow2.Snapshot) object {
 		o.add("icount", s.ICount)
 	}
 	return o
-}
-
-// openSnapshot returns the disk of the snapshot of an image that -l names: by
-// an ID or a name, or by snapshot.id=ID,snapshot.name=NAME.
-func openSnapshot(img *imgopen.Image, param string) (*qcow2.SnapshotDisk, error) {
-	notFound := message("Failed to load snapshot: Can't find snapshot")
-	if img.Qcow2 == nil {
-		return nil, messagef("Failed to load snapshot: Block format '%s' used by device '' does not support temporarily loading internal snapshots", img.Format)
-	}
-	if strings.HasPrefix(param, "snapshot.") {
-		all, err := img.Qcow2.Snapshots()
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range imgopen.SplitOptions(param) {
-			switch p.Key {
-			case "snapshot.id":
-				all = slices.DeleteFunc(all, func(s qcow2.Snapshot) bool { return s.ID != p.Value })
-			case "snapshot.name":
-				all = slices.DeleteFunc(all, func(s qcow2.Snapshot) bool { return s.Name != p.Value })
-			default:
-				return nil, messagef("Invalid parameter '%s'", p.Key)
-			}
-		}
-		if len(all) == 0 {
-			return nil, notFound
-		}
-		param = all[0].ID
-	}
-	d, err := img.Qcow2.OpenSnapshot(param)
-	if errors.Is(err, qcow2.ErrNoSnapshot) {
-		return nil, notFound
-	}
-	return d, err
 }
