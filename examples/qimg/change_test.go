@@ -190,6 +190,50 @@ func TestRebase(t *testing.T) {
 	`)
 }
 
+// QED stores no format of a backing file but raw.
+func TestQEDLayers(t *testing.T) {
+	p := newPair(t)
+	p.script(chain)
+	p.script(`
+		create -q -f qed -b base -F qcow2 e 2M
+		io -f qed e -c 'write -P 2 100k 100k' -c 'write -z 400k 64k' -c 'write -P 3 1900k 64k'
+		create -q -f qed -b r.raw -F raw f
+		io -f qed f -c 'write -P 2 100k 100k'
+		rebase -b other -F qcow2 e
+		same e
+		look info e
+		rebase -b r.raw -F raw e
+		same e
+		look info --output=json e
+		rebase -u -b other -F qcow2 e
+		same e
+		rebase -b '' e
+		same e
+		look info e
+		rebase -b base -F qcow2 e
+		same e
+		commit e
+		same e
+		same base
+		commit -d f
+		same f
+		cmp r.raw
+		create -q -f qed -b base -F qcow2 g
+		io -f qed g -c 'write -P 9 1k 1k'
+		create -q -f qcow2 -b g -F qed h
+		io -f qcow2 h -c 'write -P 8 3k 1k'
+		commit h
+		same g
+		same h
+		commit g
+		same base
+		io -f qcow2 h -c 'write -P 7 3k 1k'
+		commit -b base h
+		same base
+		same h
+	`)
+}
+
 func TestDD(t *testing.T) {
 	p := newPair(t)
 	p.script(chain)

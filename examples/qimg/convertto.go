@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"os"
 	"strings"
@@ -110,7 +111,11 @@ func (c *command) encode(v *conversion, create *createValues, src block.Disk, p 
 		e.Layers = 1
 		src = overBacking(src)
 	}
-	if err := qcow2.Encode(c.ctx, f, src, e); err != nil {
+	w := io.WriteSeeker(f)
+	if !isRegular(f) { // a device cannot be made to end with the image
+		w = struct{ io.WriteSeeker }{f}
+	}
+	if err := qcow2.Encode(c.ctx, w, src, e); err != nil {
 		return copyFailed(err)
 	}
 	return v.sync(f)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/virtfmt/virtfmt/examples/internal/imgopen"
 	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/internal/imagelock"
 	"github.com/virtfmt/virtfmt/internal/sparse"
 	"github.com/virtfmt/virtfmt/qcow2"
@@ -31,6 +32,19 @@ func makeFile(name string) (*os.File, error) {
 	return f, f.Truncate(0)
 }
 
+// storage returns the file that an image is made in.
+func storage(f *os.File) block.File {
+	if isRegular(f) {
+		return f
+	}
+	return &device{File: f}
+}
+
+func isRegular(f *os.File) bool {
+	fi, err := f.Stat()
+	return err == nil && fi.Mode().IsRegular()
+}
+
 // makeImage makes an image in the file of that path, as v says.
 func (c *command) makeImage(path string, v *createValues, secrets imgopen.Secrets) (err error) {
 	// What cannot be is found before a file is touched.
@@ -49,7 +63,7 @@ func (c *command) makeImage(path string, v *createValues, secrets imgopen.Secret
 	case "qcow2":
 		err = makeQcow2(f, v, q)
 	case "qed":
-		err = qed.Format(f, v.number("size"), &qed.CreateOptions{
+		err = qed.Format(storage(f), v.number("size"), &qed.CreateOptions{
 			ClusterSize: uint32(min(v.number("cluster_size"), math.MaxUint32)), TableSize: uint32(min(v.number("table_size"), math.MaxUint32)),
 			BackingFile: v.get("backing_file"), BackingFormat: v.get("backing_fmt"), AnyGeometry: true,
 		})
@@ -114,7 +128,7 @@ func makeQcow2(f *os.File, v *createValues, o *qcow2.CreateOptions) (err error) 
 		}
 		o.Data = data
 	}
-	im, err := qcow2.Create(f, v.number("size"), o)
+	im, err := qcow2.Create(storage(f), v.number("size"), o)
 	if err != nil {
 		return err
 	}

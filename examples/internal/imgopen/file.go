@@ -90,5 +90,5 @@ type unsynced struct{ f *os.File }
 func (u unsynced) ReadAt(b []byte, off int64) (int, error)  { return u.f.ReadAt(b, off) }
 func (u unsynced) WriteAt(b []byte, off int64) (int, error) { return u.f.WriteAt(b, off) }
 func (u unsynced) Truncate(size int64) error                { return u.f.Truncate(size) }
-func (u unsynced) Stat() (os.FileInfo, error)               { return u.f.Stat() }
+func (u unsynced) Size() (int64, error)                     { return block.Length(u.f) }
 func (u unsynced) PunchHole(off, n int64) error             { return sparse.PunchHole(u.f, off, n) }
