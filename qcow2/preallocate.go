@@ -16,6 +16,17 @@ func (im *Image) preallocate(ctx context.Context, from, to int64, mode Prealloca
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if im.encrypted && im.version < 3 {
+			// Nothing but zeros that are encrypted reads as zeros there.
+			if err := im.writeZeros(guestOff(first<<im.clusterBits), im.clusterSize()); err != nil {
+				return err
+			}
+			if err := im.tidyTables(); err != nil {
+				return err
+			}
+			first++
+			continue
+		}
 		n := min(end-first, int64(1)<<im.l2Bits()-first&(1<<im.l2Bits()-1), max(1, int64(maxPlan)>>im.clusterBits))
 		if err := im.ownTable(first >> im.l2Bits()); err != nil {
 			return err

@@ -91,8 +91,6 @@ func (c *change) checkResize(size int64, o *ResizeOptions) error {
 		return nil
 	case im.version < 3 && im.hdr.SnapshotCount > 0:
 		return unsupportedf("resizing a version 2 image that has snapshots")
-	case im.version < 3 && im.encrypted && o.Preallocation != PreallocateOff:
-		return unsupportedf("preallocation in an encrypted image of version 2")
 	}
 	return im.writable()
 }

@@ -352,3 +352,32 @@ func TestSnapshotDisk(t *testing.T) {
 		}
 	}
 }
+
+// TestSnapshotEncrypted: the same in encrypted images.
+func TestSnapshotEncrypted(t *testing.T) {
+	seed := difftest.Seed(t, 1)
+	aes := aesOptions(4096)
+	aes.Version = 2
+	extended := luksOptions(65536)
+	extended.ExtendedL2 = true
+	for name, o := range map[string]*qcow2.CreateOptions{"luks": luksOptions(4096), "aes": aesOptions(512), "aes-v2": aes, "luks-extl2": extended} {
+		t.Run(name, func(t *testing.T) {
+			d := newSnapDisk(newDisk(t, 300<<10, 0, *o, seed))
+			d.opts.Passphrase = func() ([]byte, error) { return []byte("secret"), nil }
+			// Compressed writes are refused, as they are with a data file.
+			d.opts.OpenData = func(string, bool) (qcow2.File, error) { panic("there is none") }
+			for i := range difftest.Scale(t, 200) {
+				d.snapStep()
+				if i%20 == 19 {
+					d.lookAll()
+				}
+			}
+			d.reopen()
+			clear(d.views)
+			d.lookAll()
+			if err := d.im.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -310,3 +310,22 @@ func TestWriteArguments(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestZeroNothing: zeros where there is nothing add nothing to a version 2
+// image, least of all a table past the end of its file.
+func TestZeroNothing(t *testing.T) {
+	d := newDisk(t, 1<<20, 0, qcow2.CreateOptions{Version: 2}, 1)
+	before := d.f.Bytes()
+	for _, do := range []func(off, n int64) error{d.im.WriteZeroesAt, d.im.UnmapAt, d.im.DiscardAt} {
+		if err := do(65536, 131072); err != nil {
+			t.Fatal(err)
+		}
+		if err := do(100, 1000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.reopen()
+	if !bytes.Equal(before, d.f.Bytes()) {
+		t.Error("the file changed")
+	}
+}

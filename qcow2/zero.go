@@ -150,7 +150,10 @@ func (im *Image) zeroSubclusters(off guestOff, n int64, unmap bool) error {
 	}
 	whole := end &^ mask
 	if off < whole {
-		err := im.eachTable(int64(off)>>im.clusterBits, int64(whole-off)>>im.clusterBits, true, func(first, n int64) error {
+		// In version 2 what has no table reads as zeros, and a new one would stay
+		// empty.
+		create := im.version >= 3
+		err := im.eachTable(int64(off)>>im.clusterBits, int64(whole-off)>>im.clusterBits, create, func(first, n int64) error {
 			return im.zeroClusters(first, n, unmap)
 		})
 		if err != nil {
