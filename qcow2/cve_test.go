@@ -117,21 +117,21 @@ func TestCVEs(t *testing.T) {
 	}
 }
 
-// withDataFile returns an image that names a data file.
-func withDataFile(tb testing.TB, name string) []byte {
+// withDataFile returns the image b, which has a data file, with another name
+// of that.
+func withDataFile(tb testing.TB, b []byte, name string) []byte {
 	tb.Helper()
-	s := samples(tb)["data"]
-	h := decodeHeader(tb, s.image)
+	h := decodeHeader(tb, b)
 	for i := range h.Extensions {
 		if h.Extensions[i].Type == qcow2.ExtensionDataFile {
 			h.Extensions[i].Data = []byte(name)
 		}
 	}
-	b, err := h.AppendBinary(nil)
+	head, err := h.AppendBinary(nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return append(b, s.image[len(b):]...)
+	return append(head, b[len(head):]...)
 }
 
 // TestCVEsOfNames: an image that names a file of the host as its backing or
@@ -143,6 +143,7 @@ func TestCVEsOfNames(t *testing.T) {
 	dir, outside := t.TempDir(), t.TempDir()
 	secret := filepath.Join(outside, "secret")
 	writeFile(t, secret, bytes.Repeat([]byte("secret"), 20000))
+	external := samples(t)["data"].image
 	refused := func(t *testing.T, name string) {
 		t.Helper()
 		for _, o := range []*qcow2.Options{nil, {Root: openRoot(t, dir)}} {
@@ -178,7 +179,7 @@ func TestCVEsOfNames(t *testing.T) {
 	}
 	for _, cve := range []string{"CVE-2024-32498", "CVE-2024-40767"} {
 		t.Run(cve, func(t *testing.T) {
-			writeFile(t, filepath.Join(dir, "data.qcow2"), withDataFile(t, secret))
+			writeFile(t, filepath.Join(dir, "data.qcow2"), withDataFile(t, external, secret))
 			refused(t, "data.qcow2")
 			writeFile(t, filepath.Join(dir, "over.qcow2"), overlay(t, "data.qcow2", "qcow2"))
 			refused(t, "over.qcow2")
@@ -191,7 +192,7 @@ func TestCVEsOfNames(t *testing.T) {
 		}
 	})
 	t.Run("CVE-2024-4467", func(t *testing.T) {
-		writeFile(t, filepath.Join(dir, "json.qcow2"), withDataFile(t, `json:{"driver":"file","filename":"`+secret+`"}`))
+		writeFile(t, filepath.Join(dir, "json.qcow2"), withDataFile(t, external, `json:{"driver":"file","filename":"`+secret+`"}`))
 		refused(t, "json.qcow2")
 	})
 	t.Run("CVE-2026-24708", func(t *testing.T) {
