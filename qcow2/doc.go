@@ -51,7 +51,11 @@
 // format is never guessed. Guest data is not written to where metadata lies,
 // whatever an entry says. What contradicts itself is an error that is
 // [ErrCorrupt]; if it is found while writing, a version 3 image is marked as
-// corrupt, and becomes read-only.
+// corrupt, and becomes read-only: clusters of metadata are neither handed out
+// because a refcount says that they are free, nor freed because an entry points
+// to them. A reader marks nothing. A file of 1 MiB costs at most 64 MiB of
+// memory and a second for each of Open, Check, Repair, and a read or write of
+// up to 1 MiB.
 //
 // Encrypted images are opened by a passphrase that the caller supplies. It and
 // the keys are wiped from memory after use, but for what the ciphers make of
@@ -90,6 +94,11 @@
 //
 // A cluster that lost its last reference is used again only after stage 3, and
 // once every read that may have looked it up before is over.
+//
+// An error of the file's Sync is never forgotten: what was not durable then may
+// be lost although a later one succeeds, so the image becomes read-only, and
+// each later Sync and Close fails. After an error of a write to the file the
+// image can be used on; the next Sync tries again.
 //
 // What changes snapshots goes in steps, each durable before the next:
 //
