@@ -51,7 +51,8 @@ func TestAmendKeys(t *testing.T) {
 	by := func(id string) string {
 		return " --image-opts driver=qcow2,encrypt.key-secret=" + id + ",file.filename=x"
 	}
-	lines := "create -q " + secrets + "-f qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 x 1M\n"
+	var lines strings.Builder
+	lines.WriteString("create -q " + secrets + "-f qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 x 1M\n")
 	for _, o := range []string{
 		"encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10",
 		"encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10,encrypt.keyslot=5",
@@ -69,8 +70,8 @@ func TestAmendKeys(t *testing.T) {
 		"encrypt.state=inactive,encrypt.old-secret=s",
 		"encrypt.state=inactive,encrypt.keyslot=0",
 	} {
-		lines += "amend " + secrets + "-o " + o + by("s") + "\nmap " + secrets + by("s") + "\nmap " + secrets + by("n") + "\n"
+		lines.WriteString("amend " + secrets + "-o " + o + by("s") + "\nmap " + secrets + by("s") + "\nmap " + secrets + by("n") + "\n")
 	}
-	lines += "amend " + secrets + "--force -o encrypt.state=inactive,encrypt.old-secret=s" + by("s") + "\nmap " + secrets + by("s") + "\n"
-	p.script(strings.TrimSpace(lines))
+	lines.WriteString("amend " + secrets + "--force -o encrypt.state=inactive,encrypt.old-secret=s" + by("s") + "\nmap " + secrets + by("s") + "\n")
+	p.script(strings.TrimSpace(lines.String()))
 }

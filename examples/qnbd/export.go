@@ -25,7 +25,7 @@ func (c *config) open(img *imgopen.Image) error {
 	if !c.readOnly {
 		w := img.Writer()
 		if w == nil {
-			return fmt.Errorf("Could not open '%s': images of format %s are read-only", c.name, img.Format)
+			return fmt.Errorf("could not open '%s': images of format %s are read-only", c.name, img.Format)
 		}
 		e.Writable, e.Disk = true, writable(img, w, c.discard)
 	}
@@ -47,11 +47,11 @@ func (c *config) addBitmap(img *imgopen.Image) error {
 	i := slices.IndexFunc(list, func(b qcow2.Bitmap) bool { return b.Name == c.bitmap })
 	switch {
 	case i < 0:
-		return fmt.Errorf("Bitmap '%s' is not found", c.bitmap)
+		return fmt.Errorf("bitmap '%s' is not found", c.bitmap)
 	case list[i].InUse:
-		return fmt.Errorf("Bitmap '%s' is inconsistent and cannot be used", c.bitmap)
+		return fmt.Errorf("bitmap '%s' is inconsistent and cannot be used", c.bitmap)
 	case list[i].Enabled && c.readOnly:
-		return fmt.Errorf("Enabled bitmap '%s' incompatible with readonly export", c.bitmap)
+		return fmt.Errorf("enabled bitmap '%s' incompatible with readonly export", c.bitmap)
 	}
 	c.export.Bitmaps = []nbd.Bitmap{{Name: c.bitmap, Dirty: func(off, n int64) iter.Seq2[int64, int64] {
 		return func(yield func(start, n int64) bool) {

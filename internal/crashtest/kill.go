@@ -35,13 +35,12 @@ func KillMain[I Victim](open func(kind, path string) (I, error)) {
 		return
 	}
 	seed, _ := strconv.ParseUint(args[1], 10, 64)
-	if err := beKilled(args[0], args[2], seed, open); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
+	fmt.Fprintln(os.Stderr, beKilled(args[0], args[2], seed, open))
 	os.Exit(1)
 }
 
-// beKilled tells of each step that returned by a byte.
+// beKilled tells of each step that returned by a byte. It returns the error
+// that ended it.
 func beKilled[I Victim](kind, path string, seed uint64, open func(kind, path string) (I, error)) error {
 	img, err := open(kind, path)
 	if err != nil {

@@ -9,15 +9,14 @@ import (
 	"github.com/virtfmt/virtfmt/qcow2"
 )
 
-// errSnapshot is as QEMU's tools word it.
-var errSnapshot = errors.New("Failed to load snapshot: Can't find snapshot")
+const errSnapshot = message("Failed to load snapshot: Can't find snapshot")
 
 // Snapshot returns the disk of an internal snapshot of the image, found by an
 // ID or a name, or by snapshot.id=ID,snapshot.name=NAME: what the tools take as
 // option -l.
 func (img *Image) Snapshot(param string) (*qcow2.SnapshotDisk, error) {
 	if img.Qcow2 == nil {
-		return nil, fmt.Errorf("Failed to load snapshot: Block format '%s' used by device '' does not support temporarily loading internal snapshots", img.Format)
+		return nil, message(fmt.Sprintf("Failed to load snapshot: Block format '%s' used by device '' does not support temporarily loading internal snapshots", img.Format))
 	}
 	if strings.HasPrefix(param, "snapshot.") {
 		all, err := img.Qcow2.Snapshots()
@@ -31,7 +30,7 @@ func (img *Image) Snapshot(param string) (*qcow2.SnapshotDisk, error) {
 			case "snapshot.name":
 				all = slices.DeleteFunc(all, func(s qcow2.Snapshot) bool { return s.Name != p.Value })
 			default:
-				return nil, fmt.Errorf("Invalid parameter '%s'", p.Key)
+				return nil, message("Invalid parameter '" + p.Key + "'")
 			}
 		}
 		if len(all) == 0 {
