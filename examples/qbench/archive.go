@@ -11,36 +11,14 @@ import (
 	"github.com/virtfmt/virtfmt/vma"
 )
 
-// createFile makes a file and has write write it.
-func createFile(name string, write func(*os.File) error) error {
-	f, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := write(f); err != nil {
-		return err
-	}
-	return f.Close()
-}
-
 // vmaWrite makes an archive of a raw image.
 func vmaWrite(ctx context.Context, src, dst string) error {
-	in, err := os.Open(src)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	fi, err := in.Stat()
-	if err != nil {
-		return err
-	}
-	return createFile(dst, func(f *os.File) error {
-		w, err := vma.NewWriter(f, &vma.Header{Devices: []vma.DeviceInfo{{Name: "disk", Size: fi.Size()}}}, nil)
+	return fromRaw(src, dst, func(f *os.File, disk block.Disk) error {
+		w, err := vma.NewWriter(f, &vma.Header{Devices: []vma.DeviceInfo{{Name: "disk", Size: disk.Size()}}}, nil)
 		if err != nil {
 			return err
 		}
-		if err := w.CopyFrom(ctx, 1, block.Raw(in, fi.Size()), nil); err != nil {
+		if err := w.CopyFrom(ctx, 1, disk, nil); err != nil {
 			return err
 		}
 		return w.Close()

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -105,44 +104,31 @@ func (b *bench) makeImage(ctx context.Context, name string) error {
 
 // makeHalf makes a raw file of twice the data, every other MiB of it a hole.
 func (b *bench) makeHalf(path string) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	noise := corpus.Noise(1)
-	size := 2 * b.size(gib)
-	for off := int64(0); off < size; off += 2 * mib {
-		if _, err := f.WriteAt(corpus.Bytes(noise, mib), off); err != nil {
-			return err
+	return createFile(path, func(f *os.File) error {
+		noise, size := corpus.Noise(1), 2*b.size(gib)
+		for off := int64(0); off < size; off += 2 * mib {
+			if _, err := f.WriteAt(corpus.Bytes(noise, mib), off); err != nil {
+				return err
+			}
 		}
-	}
-	if err := f.Truncate(size); err != nil {
-		return err
-	}
-	return f.Close()
+		return f.Truncate(size)
+	})
 }
 
 // makeDisk makes a raw file of a disk that is partly used.
 func (b *bench) makeDisk(path string) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	r, text, size := rand.New(rand.NewPCG(1, 2)), corpus.Text(1), b.size(gib)
-	for off := int64(0); off < size; off += vma.BlockSize {
-		if r.Float64() >= 0.6 {
-			continue
+	return createFile(path, func(f *os.File) error {
+		r, text, size := rand.New(rand.NewPCG(1, 2)), corpus.Text(1), b.size(gib)
+		for off := int64(0); off < size; off += vma.BlockSize {
+			if r.Float64() >= 0.6 {
+				continue
+			}
+			if _, err := f.WriteAt(corpus.Bytes(text, vma.BlockSize), off); err != nil {
+				return err
+			}
 		}
-		if _, err := f.WriteAt(corpus.Bytes(text, vma.BlockSize), off); err != nil {
-			return err
-		}
-	}
-	if err := f.Truncate(size); err != nil {
-		return err
-	}
-	return f.Close()
+		return f.Truncate(size)
+	})
 }
 
 // writes makes an image of size bytes by commands of qemu-io.
@@ -168,13 +154,8 @@ func (b *bench) tool(ctx context.Context, in io.Reader, name string, args ...str
 
 // write writes what r holds to a new file.
 func write(path string, r io.Reader) error {
-	f, err := os.Create(path)
-	if err != nil {
+	return createFile(path, func(f *os.File) error {
+		_, err := io.Copy(f, r)
 		return err
-	}
-	defer f.Close()
-	if _, err := io.Copy(bufio.NewWriterSize(f, mib), bufio.NewReaderSize(r, mib)); err != nil {
-		return err
-	}
-	return f.Close()
+	})
 }

@@ -136,7 +136,7 @@ func (b *bench) measure(ctx context.Context, want *regexp.Regexp, strict bool) e
 		}
 		lines = append(lines, got...)
 	}
-	failed, err := print(b.out, lines)
+	failed, err := printTable(b.out, lines)
 	if err != nil {
 		return err
 	}
@@ -146,8 +146,8 @@ func (b *bench) measure(ctx context.Context, want *regexp.Regexp, strict bool) e
 	return nil
 }
 
-// print prints the table and returns how many lines do not pass.
-func print(w io.Writer, lines []line) (failed int, err error) {
+// printTable prints the table and returns how many lines do not pass.
+func printTable(w io.Writer, lines []line) (failed int, err error) {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "\nrow\tours\tpeer\tmin\tmedian\tcpu\tbar\t\t")
 	for _, l := range lines {

@@ -54,18 +54,33 @@ func toRaw(ctx context.Context, src, dst string) error {
 		return err
 	}
 	defer im.Close()
-	f, err := os.Create(dst)
+	return createFile(dst, func(f *os.File) error {
+		_, err := im.CopyTo(ctx, f, nil)
+		return err
+	})
+}
+
+func compress(ctx context.Context, src, dst string, create *qcow2.CreateOptions) error {
+	return fromRaw(src, dst, func(f *os.File, disk block.Disk) error {
+		return qcow2.Encode(ctx, f, disk, &qcow2.EncodeOptions{Create: create, Compress: true})
+	})
+}
+
+// createFile makes a file and has write write it.
+func createFile(name string, write func(*os.File) error) error {
+	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if _, err := im.CopyTo(ctx, f, nil); err != nil {
+	if err := write(f); err != nil {
 		return err
 	}
 	return f.Close()
 }
 
-func compress(ctx context.Context, src, dst string, create *qcow2.CreateOptions) error {
+// fromRaw is createFile for what is made of a raw image.
+func fromRaw(src, dst string, write func(*os.File, block.Disk) error) error {
 	in, err := os.Open(src)
 	if err != nil {
 		return err
@@ -75,16 +90,7 @@ func compress(ctx context.Context, src, dst string, create *qcow2.CreateOptions)
 	if err != nil {
 		return err
 	}
-	out, err := os.Create(dst)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	o := &qcow2.EncodeOptions{Create: create, Compress: true}
-	if err := qcow2.Encode(ctx, out, block.Raw(in, fi.Size()), o); err != nil {
-		return err
-	}
-	return out.Close()
+	return createFile(dst, func(f *os.File) error { return write(f, block.Raw(in, fi.Size())) })
 }
 
 func check(ctx context.Context, src string) error {
