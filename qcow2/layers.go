@@ -188,6 +188,9 @@ func (im *Image) changeBacking(name, format string, prepare func(c *change, next
 type gated struct{ *Image }
 
 func (g gated) WriteAt(p []byte, off int64) (int, error) {
+	if err := g.record(off, int64(len(p))); err != nil {
+		return 0, err
+	}
 	n, err := g.wholeSectors(p, guestOff(off), g.write)
 	if err == nil {
 		err = g.tidy()
@@ -196,10 +199,14 @@ func (g gated) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (g gated) WriteZeroesAt(off, n int64) error {
-	if err := g.zero(guestOff(off), n, false); err != nil {
-		return err
+	err := g.record(off, n)
+	if err == nil {
+		err = g.zero(guestOff(off), n, false)
 	}
-	return g.tidy()
+	if err == nil {
+		err = g.tidy()
+	}
+	return err
 }
 
 // setBacking names another backing file, or none.

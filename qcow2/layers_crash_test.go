@@ -85,6 +85,31 @@ func sameDisk(f *memfile.File, o *qcow2.Options, want []byte) error {
 	return onlyLeaks(res)
 }
 
+// TestFaultsOverCommitAndRebase: each operation on the image file fails once.
+func TestFaultsOverCommitAndRebase(t *testing.T) {
+	seed := difftest.Seed(t, 1)
+	var stats crashtest.Stats
+	for name, o := range layerKinds() {
+		t.Run(name, func(t *testing.T) {
+			var opts qcow2.Options
+			f, base := onMemory(t, 64<<10, o, &opts)
+			steps := []crashtest.Step[*qcow2.Image]{
+				{Name: "rebase", Durable: true, Do: func(im *qcow2.Image) error {
+					return im.Rebase(context.Background(), "other", "raw", nil)
+				}},
+				{Name: "rebase back", Durable: true, Do: func(im *qcow2.Image) error {
+					return im.Rebase(context.Background(), "base", "raw", nil)
+				}},
+				{Name: "commit", Durable: true, Do: func(im *qcow2.Image) error {
+					return im.Commit(context.Background(), base, nil)
+				}},
+			}
+			stats.Add(crashtest.Faults(t, crashFormat(&opts), f, steps, 1, crashtest.Options{Seed: seed, Random: 2}))
+		})
+	}
+	t.Log(stats)
+}
+
 // TestPowerCutsOverRebase: the same for a rebase, with names of the backing
 // file that lie in one sector of the header and in several.
 func TestPowerCutsOverRebase(t *testing.T) {

@@ -426,3 +426,32 @@ func (d failingDisk) ReadAt(p []byte, off int64) (int, error) {
 	}
 	return d.Disk.ReadAt(p, off)
 }
+
+// TestRebaseSetsBitmaps: what a rebase writes counts as written, as in QEMU.
+func TestRebaseSetsBitmaps(t *testing.T) {
+	var o qcow2.Options
+	f, _ := onMemory(t, 128<<10, qcow2.CreateOptions{ClusterSize: 4096}, &o)
+	im, err := qcow2.OpenRW(f, &o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := im.AddBitmap("b", &qcow2.BitmapOptions{Granularity: 4096}); err != nil {
+		t.Fatal(err)
+	}
+	if err := im.Rebase(t.Context(), "", "", nil); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, err := range im.DirtyRanges("b") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	if n != 16 { // every other cluster
+		t.Errorf("%d dirty ranges", n)
+	}
+	if err := im.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

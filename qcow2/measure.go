@@ -2,13 +2,11 @@ package qcow2
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 
 	"github.com/virtfmt/virtfmt/internal/align"
 	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/internal/luks"
-	"github.com/virtfmt/virtfmt/internal/safeio"
 )
 
 // A Measurement says how large the file of a new image becomes, in bytes: what
@@ -130,35 +128,15 @@ func (l *layout) refcountClusters(n int64) int64 {
 // measureBitmaps returns how much the persistent bitmaps take in an image with
 // clusters of that size, if they are full.
 func (im *Image) measureBitmaps(cluster int64) (int64, error) {
-	h := im.Header()
-	x, ok := h.Bitmaps()
-	if !ok {
-		return 0, nil
-	}
-	const directory = "bitmap directory"
-	b, err := safeio.ReadAt(im.r, x.DirectoryOffset, x.DirectorySize, maxBitmapDirectory)
+	list, err := im.Bitmaps()
 	if err != nil {
-		return 0, badf(x.DirectoryOffset, directory, "%w", err)
+		return 0, err
 	}
-	total, names := int64(0), int64(0)
-	for i, at := uint32(0), int64(0); i < x.Count; i++ {
-		rest := b[at:]
-		if len(rest) < bitmapEntrySize {
-			return 0, badf(x.DirectoryOffset+at, directory, "it ends before bitmap %d of %d", i, x.Count)
-		}
-		n := align.Up(bitmapEntrySize+int64(binary.BigEndian.Uint16(rest[18:]))+int64(binary.BigEndian.Uint32(rest[20:])), 8)
-		granularity := rest[17]
-		switch {
-		case n > int64(len(rest)):
-			return 0, badf(x.DirectoryOffset+at, directory, "bitmap %d of %d bytes does not fit", i, n)
-		case granularity > 62:
-			return 0, badf(x.DirectoryOffset+at+17, directory, "granularity_bits %d", granularity)
-		}
-		bits := align.CeilDiv(im.Size(), int64(1)<<granularity)
-		clusters := align.CeilDiv(align.CeilDiv(bits, 8), cluster)
-		total += clusters*cluster + align.Up(clusters*8, cluster)
-		names += n
-		at += n
+	total, directory := int64(0), int64(0)
+	for _, b := range list {
+		clusters := align.CeilDiv(align.CeilDiv(align.CeilDiv(im.Size(), b.Granularity), 8), cluster)
+		total += clusters*cluster + align.Up(clusters*bitmapEntryBytes, cluster)
+		directory += align.Up(int64(bitmapEntrySize+len(b.Name)), 8)
 	}
-	return total + align.Up(names, cluster), nil
+	return total + align.Up(directory, cluster), nil
 }

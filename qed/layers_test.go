@@ -380,3 +380,16 @@ func TestPowerCutsOverRebase(t *testing.T) {
 	o := crashtest.Options{Seed: difftest.Seed(t, 1), Exhaustive: 3, Random: difftest.Scale(t, 10)}
 	t.Log(crashtest.PowerCuts(t, crashFormat(c), f, steps, o))
 }
+
+// TestFaultsOverRebase: each operation on the image file fails once.
+func TestFaultsOverRebase(t *testing.T) {
+	f, base := onMemory(t, 64<<10)
+	c := &crashCase{opts: layerOptions(base)}
+	var steps []step
+	for _, to := range []string{"other", "base" + strings.Repeat("/", 700), ""} {
+		steps = append(steps, step{Name: "rebase to " + to, Durable: true, Do: func(img *qed.Image) error {
+			return img.Rebase(context.Background(), to, "raw", nil)
+		}})
+	}
+	t.Log(crashtest.Faults(t, crashFormat(c), f, steps, 1, crashtest.Options{Seed: difftest.Seed(t, 1), Random: 2}))
+}
