@@ -33,6 +33,7 @@
 //	internal snapshots, with VM state     yes   yes    yes     yes
 //	persistent bitmaps                    yes   yes    yes     yes
 //	resizing, with snapshots, bitmaps     -     yes    -       -
+//	amending: version, refcounts, lazy    -     yes    -       -
 //	unknown header fields and extensions  kept  kept   -       -
 //
 // # Concurrency
@@ -120,6 +121,10 @@
 // A smaller size reaches the file together with an L1 table that describes no
 // more, before what it lost is freed. A larger one does once what is added
 // reads as zeros.
+//
+// [Image.Amend] writes refcounts of another width past the end of the file and
+// makes them durable; one write of the first sector of the header, which holds
+// their width and the place of their table, makes them those that count.
 //
 // A bitmap that records writes is marked as in use, durably, before the first
 // of them, and is so until Close has stored it: what a power cut leaves is a

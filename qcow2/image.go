@@ -9,6 +9,7 @@ package qcow2
 //	write.go zero.go link.go alloc.go           changing the mapping
 //	snapshot*.go reference.go copied.go         snapshots
 //	resize.go cut.go preallocate.go             the size of the disk
+//	amend*.go                                   version, width of refcounts, lazy ones
 //	layers.go                                   commit, rebase, another backing file
 //	writeback.go header_write.go                what reaches the file, and when
 //	transform.go                                guest data on its way: encryption
@@ -50,8 +51,9 @@ const sectorSize = 512
 
 // An Image is an open qcow2 image: a virtual disk.
 //
-// Methods of Image are safe for concurrent use. ReadAt may run concurrently
-// with any method except Close.
+// Methods of Image are safe for concurrent use, but for Amend, which nothing
+// may run beside. ReadAt may run concurrently with any other method except
+// Close.
 type Image struct {
 	layout
 	r       io.ReaderAt // the image file

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-
-	"github.com/virtfmt/virtfmt/internal/align"
 )
 
 // repairRefcounts is step 2 of [Repair]. It returns the checker whose counts
@@ -85,20 +83,17 @@ func (r *repairer) wanted(c *checker, bi int, was refBlock) refBlock {
 	return now
 }
 
-// A rebuild is new refcount structures: blocks, and then their table, at the
-// end of the file.
+// A rebuild is new refcount structures at the end of the file.
 type rebuild struct {
 	*checker
-	first  clusterIdx // of the new clusters
-	blocks []int      // indexes in the refcount table of those that are needed
-	table  int64      // clusters of the table
+	refLayout
 }
 
 // rebuildRefcounts replaces the refcount structures.
 //
 // Preconditions: c counted without the old ones.
 func (r *repairer) rebuildRefcounts(c *checker) error {
-	b := rebuild{checker: c, first: c.cluster(hostOff(r.fresh(c)))}
+	b := rebuild{c, refLayout{shape: c.layout, first: c.cluster(hostOff(r.fresh(c)))}}
 	for bi := range c.counted.blocks {
 		if r.needsBlock(c, bi) {
 			b.blocks = append(b.blocks, bi)
@@ -143,37 +138,6 @@ func (r *repairer) needsBlock(c *checker, bi int) bool {
 		}
 	}
 	return false
-}
-
-// end returns the cluster after the last new one.
-func (b *rebuild) end() clusterIdx {
-	return b.first + clusterIdx(len(b.blocks)) + clusterIdx(b.table)
-}
-
-// layOut adds the blocks that describe the new structures themselves, until
-// none is missing.
-func (b *rebuild) layOut() error {
-	for {
-		last := int(b.first >> b.counted.bits)
-		if n := len(b.blocks); n > 0 {
-			last = max(last, b.blocks[n-1])
-		}
-		b.table = align.CeilDiv(int64(last+1)*refTableEntrySize, b.clusterSize())
-		if b.table<<b.clusterBits > maxRefcountTableBytes {
-			return badf(refcountTableField, "refcount table", "%d bytes: %w of %d", b.table<<b.clusterBits, ErrLimit, maxRefcountTableBytes)
-		}
-		missing := -1
-		for bi := b.first >> b.counted.bits; bi <= (b.end()-1)>>b.counted.bits; bi++ {
-			if n := len(b.blocks); n == 0 || b.blocks[n-1] < int(bi) {
-				missing = int(bi)
-				break
-			}
-		}
-		if missing < 0 {
-			return nil
-		}
-		b.blocks = append(b.blocks, missing)
-	}
 }
 
 // rebuilt returns the new refcount block bi.
