@@ -19,7 +19,8 @@ const workerCommand = "worker"
 
 // work does what a worker process is for:
 //
-//	raw SRC DST              a qcow2 image to a raw one
+//	raw SRC DST              a qcow2 image to a raw one, looking for zeros
+//	copy SRC DST             the same, taking data as it is
 //	deflate SRC DST          a raw image to a compressed qcow2 one
 //	zstd SRC DST
 //	check SRC
@@ -29,7 +30,9 @@ const workerCommand = "worker"
 func work(ctx context.Context, what string, args []string) error {
 	switch what {
 	case "raw":
-		return toRaw(ctx, args[0], args[1])
+		return toRaw(ctx, args[0], args[1], nil)
+	case "copy":
+		return toRaw(ctx, args[0], args[1], &qcow2.CopyOptions{Sparse: -1})
 	case "deflate", "zstd":
 		create := &qcow2.CreateOptions{}
 		if what == "zstd" {
@@ -48,14 +51,14 @@ func work(ctx context.Context, what string, args []string) error {
 	return fmt.Errorf("no work is called %q", what)
 }
 
-func toRaw(ctx context.Context, src, dst string) error {
+func toRaw(ctx context.Context, src, dst string, o *qcow2.CopyOptions) error {
 	im, err := qcow2.OpenFile(src, nil)
 	if err != nil {
 		return err
 	}
 	defer im.Close()
 	return createFile(dst, func(f *os.File) error {
-		_, err := im.CopyTo(ctx, f, nil)
+		_, err := im.CopyTo(ctx, f, o)
 		return err
 	})
 }
