@@ -27,7 +27,6 @@ type conversion struct {
 	compress      bool
 	exists        bool // -n
 	offload       bool // -C
-	outOfOrder    bool // -W
 	salvage       bool
 	targetOpts    bool
 	targetZero    bool
@@ -104,8 +103,7 @@ func (v *conversion) set(o option) (err error) {
 			return message("Invalid number of coroutines. Allowed number of coroutines is between 1 and 16")
 		}
 		v.workers = int(n)
-	case "W":
-		v.outOfOrder = true
+	case "W": // writes have no order anyway
 	case "r":
 		v.rate, err = size(o.value, "rate limit")
 	case "salvage":
