@@ -104,7 +104,8 @@ func (c *command) applyAmend(img *imgopen.Image, v *createValues, s *settings, f
 	if has("backing_file") || has("backing_fmt") {
 		return message("Cannot amend the backing file\nYou can use 'qimg rebase' instead.")
 	}
-	if err := refuseFormat(img.Qcow2.Header(), v); err != nil {
+	format, err := formatOptions(img.Qcow2.Header(), v)
+	if err != nil {
 		return err
 	}
 	p := c.newProgress(s)
@@ -112,6 +113,9 @@ func (c *command) applyAmend(img *imgopen.Image, v *createValues, s *settings, f
 		if err := c.amendKeys(img, v, s, force); err != nil {
 			return err
 		}
+	}
+	if err := img.Qcow2.Amend(c.ctx, format); err != nil {
+		return err
 	}
 	if has("size") {
 		if err := img.Qcow2.Resize(c.ctx, v.number("size"), &qcow2.ResizeOptions{Shrink: true}); err != nil {
@@ -122,23 +126,33 @@ func (c *command) applyAmend(img *imgopen.Image, v *createValues, s *settings, f
 	return nil
 }
 
-// refuseFormat refuses changes of the format itself, which the library has no
-// function for. What an image is already need not be changed.
-func refuseFormat(h *qcow2.Header, v *createValues) error {
-	compat := map[uint32][]string{2: {"0.10", "v2"}, 3: {"1.1", "v3"}}
-	lazy := map[bool]string{true: "on", false: "off"}[h.CompatibleFeatures&qcow2.CompatLazyRefcounts != 0]
-	for name, same := range map[string]bool{
-		"compat":         slices.Contains(compat[h.Version], v.get("compat")),
-		"lazy_refcounts": v.get("lazy_refcounts") == lazy,
-		"refcount_bits":  v.number("refcount_bits") == int64(h.RefcountBits()),
-		"data_file":      v.get("data_file") == h.DataFile() && h.DataFile() != "",
-		"data_file_raw":  v.on("data_file_raw") == (h.AutoclearFeatures&qcow2.AutoclearRawExternal != 0),
-	} {
-		if _, ok := v.value[name]; ok && !same {
-			return messagef("Changing '%s' is not supported", name)
+// formatOptions returns what v says of the format of the image.
+func formatOptions(h *qcow2.Header, v *createValues) (*qcow2.AmendOptions, error) {
+	o := &qcow2.AmendOptions{}
+	if text, ok := v.value["compat"]; ok {
+		if o.Version, ok = map[string]int{"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}[text]; !ok {
+			return nil, messagef("Unknown compatibility level %s", text)
 		}
 	}
-	return nil
+	if _, ok := v.value["lazy_refcounts"]; ok {
+		on := v.on("lazy_refcounts")
+		if on && (o.Version == 2 || o.Version == 0 && h.Version == 2) {
+			return nil, message("Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)")
+		}
+		o.LazyRefcounts = &on
+	}
+	if _, ok := v.value["refcount_bits"]; ok {
+		if o.RefcountBits = int(min(v.number("refcount_bits"), 128)); o.RefcountBits == 0 {
+			return nil, message("Refcount width must be a power of two and may not exceed 64 bits")
+		}
+	}
+	if name, ok := v.value["data_file"]; ok && (h.DataFile() == "" || name != h.DataFile()) {
+		return nil, message("data-file can only be kept as it is")
+	}
+	if _, ok := v.value["data_file_raw"]; ok && v.on("data_file_raw") != (h.AutoclearFeatures&qcow2.AutoclearRawExternal != 0) {
+		return nil, message("data-file-raw cannot be set on existing images")
+	}
+	return o, nil
 }
 
 // amendKeys changes the passphrases of an encrypted image.

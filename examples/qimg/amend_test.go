@@ -39,6 +39,36 @@ func TestAmend(t *testing.T) {
 		same x
 		amend -q -o size=512k x
 		same x
+		amend -o compat=v2,lazy_refcounts=on x
+		amend -o refcount_bits=0 x
+		amend -o refcount_bits=128 x
+		io -f qcow2 x -c 'write -P 1 0 200k' -c 'write -z 64k 64k'
+		snapshot -c a x
+		io -f qcow2 x -c 'write -P 2 100k 200k'
+		amend -o lazy_refcounts=on x
+		same x
+		look info x
+		amend -o refcount_bits=8 x
+		same x
+		look info --output=json x
+		amend -o compat=v2 x
+		amend -o refcount_bits=1 x
+		amend -o refcount_bits=64,lazy_refcounts=off x
+		same x
+		look info x
+		create -q -f qcow2 y 4M
+		io -f qcow2 y -c 'write -P 1 0 200k' -c 'write -z 64k 64k' -c 'write -z 1M 128k'
+		amend -o compat=0.10 y
+		same y
+		look info y
+		amend -o lazy_refcounts=on y
+		amend -o compat=v3,lazy_refcounts=on,refcount_bits=4,size=5M y
+		same y
+		look info --output=json y
+		amend --image-opts -o compat=v2,refcount_bits=16,lazy_refcounts=off driver=qcow2,file.filename=y
+		same y
+		look check y
+		amend --force -o lazy_refcounts=off,refcount_bits=16 x
 		amend --force -o size=3M,compat=1.1,lazy_refcounts=off,refcount_bits=16 x
 		same x
 		look info --output=json x
