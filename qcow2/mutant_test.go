@@ -268,7 +268,8 @@ func writeMutant(tr *mutant.Trial, im *qcow2.Image, buf []byte, random *rand.Ran
 
 // repaired repairs a copy. If nothing is wrong with it then, it can be used,
 // and nothing becomes wrong unnoticed: entries that share clusters with
-// metadata are not wrong to a check, here as in QEMU, but to a writer.
+// metadata are not wrong to a check, here as in QEMU, but to a writer, and of
+// two guest clusters in one place the last one lacks the COPIED flag.
 func repaired(tr *mutant.Trial, m *mutable, b, buf []byte, random *rand.Rand) {
 	ctx := tr.TB.Context()
 	f := memfile.FromBytes(b)
@@ -285,7 +286,7 @@ func repaired(tr *mutant.Trial, m *mutable, b, buf []byte, random *rand.Rand) {
 	if err := im.Close(); errors.Is(err, qcow2.ErrCorrupt) {
 		return
 	}
-	if res, err := qcow2.Check(ctx, f, &qcow2.CheckOptions{MaxFindings: 5}); err != nil || onlyLeaks(res) != nil {
+	if res, err := qcow2.Check(ctx, f, nil); err != nil || noHarm(res, 2) != nil {
 		tr.Fail("after a repair that left nothing, and writes: %v, %+v", err, res)
 	}
 }
