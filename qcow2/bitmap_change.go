@@ -28,7 +28,8 @@ type BitmapOptions struct {
 // AddBitmap adds a bitmap, whose bits are all zeros, under a name of 1 to 1023
 // bytes. It is durable when AddBitmap returns; writes wait meanwhile. A name
 // that there is already is [ErrBitmapExists]; a bitmap of more than 512 MiB is
-// [ErrLimit]. Version 2 has no bitmaps: the error is [errors.ErrUnsupported].
+// [ErrLimit]. Version 2 has no bitmaps, and an empty disk neither: the error is
+// [errors.ErrUnsupported].
 func (im *Image) AddBitmap(name string, o *BitmapOptions) error {
 	var opts BitmapOptions
 	if o != nil {
@@ -46,6 +47,9 @@ func (im *Image) AddBitmap(name string, o *BitmapOptions) error {
 			return nil, fmt.Errorf("%w: %q", ErrBitmapExists, name)
 		}
 		n, entries := im.bitmapGeometry(granBits, im.Size())
+		if n == 0 {
+			return nil, unsupportedf("a bitmap of an empty disk")
+		}
 		if n/8 > maxBitmapBytes || len(list) == maxBitmaps {
 			return nil, fmt.Errorf("qcow2: bitmap of %d bits: %w", n, ErrLimit)
 		}
@@ -160,6 +164,9 @@ func (c *change) resizeBitmaps(size int64) (func(h *Header), error) {
 	list := slices.Clone(im.bitmaps.list)
 	if len(list) == 0 {
 		return func(*Header) {}, nil
+	}
+	if size == 0 {
+		return nil, unsupportedf("an empty disk with bitmaps")
 	}
 	for i := range list {
 		if err := list[i].load(im, im.Size()); err != nil {
@@ -297,7 +304,7 @@ func (p *preparedBitmaps) writeBits(b *bitmap) error {
 	if b.entry.table != 0 {
 		p.free(b.entry.table, int64(len(t.stored)))
 	}
-	off, err := p.c.alloc(max(1, align.CeilDiv(int64(len(table)), im.clusterSize())))
+	off, err := p.c.alloc(align.CeilDiv(int64(len(table)), im.clusterSize()))
 	if err != nil {
 		return err
 	}

@@ -125,7 +125,10 @@ func (c *change) undo(err error) error {
 	for _, f := range c.allocs {
 		im.meta.remove(f.first, f.n)
 	}
+	// The refcount table that had to grow meanwhile stays where it is.
+	table, clusters := im.hdr.RefcountTableOffset, im.hdr.RefcountTableClusters
 	im.hdr = c.hdr.clone()
+	im.hdr.RefcountTableOffset, im.hdr.RefcountTableClusters = table, clusters
 	c.allocs, c.raised = nil, nil
 	return err
 }

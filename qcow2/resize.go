@@ -31,8 +31,9 @@ type ResizeOptions struct {
 //
 // A smaller size without [ResizeOptions.Shrink] is [ErrShrink]; one that the
 // L1 table cannot describe is [ErrLimit]. As QEMU it refuses with
-// [errors.ErrUnsupported] a version 2 image that has snapshots, and with
-// [ErrBitmapInUse] an image with such a bitmap. Bits of bitmaps for what is
+// [errors.ErrUnsupported] a version 2 image that has snapshots, or one with
+// bitmaps that would become empty, and with [ErrBitmapInUse] an image with such
+// a bitmap. Bits of bitmaps for what is
 // added are zeros.
 //
 // Readers go on meanwhile, writers wait. The new size is durable when Resize

@@ -1,0 +1,74 @@
+package qcow2_test
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/virtfmt/virtfmt/internal/memfile"
+	"github.com/virtfmt/virtfmt/qcow2"
+)
+
+// TestBitmapHeaderFull: where the header has no room for the extension, nothing
+// changes, also if the refcount table had to grow meanwhile.
+func TestBitmapHeaderFull(t *testing.T) {
+	f := memfile.New()
+	backing := rawDisk(make([]byte, 512))
+	o := &qcow2.Options{OpenBacking: func(string, string) (qcow2.Disk, error) { return backing, nil }}
+	im, err := qcow2.Create(f, 1<<30, &qcow2.CreateOptions{
+		ClusterSize: 512, RefcountBits: 64, BackingFile: strings.Repeat("b", 370), BackingFormat: "raw", Open: o,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A refcount table of one cluster describes 2 MiB.
+	b := bytes.Repeat([]byte{1}, 1650<<10)
+	if _, err := im.WriteAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	for off := len(b); off < 1850<<10; off += 512 {
+		if _, err := im.WriteAt(b[:512], int64(off)); err != nil {
+			t.Fatal(err)
+		}
+		if err := im.AddBitmap("a", &qcow2.BitmapOptions{Granularity: 512}); !errors.Is(err, qcow2.ErrLimit) {
+			t.Fatalf("no room: %v", err)
+		}
+	}
+	if err := im.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if im, err = qcow2.OpenRW(f, o); err != nil {
+		t.Fatal(err)
+	}
+	defer im.Close()
+	if res, err := im.Check(t.Context(), nil); err != nil || !res.Clean() {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
+
+// TestBitmapEmptyDisk: a bitmap has at least one bit, as in QEMU, which could
+// not open what has none.
+func TestBitmapEmptyDisk(t *testing.T) {
+	im, err := qcow2.Create(memfile.New(), 0, &qcow2.CreateOptions{ClusterSize: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer im.Close()
+	if err := im.AddBitmap("a", nil); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("add: %v", err)
+	}
+	if err := errors.Join(im.Resize(t.Context(), 1<<20, nil), im.AddBitmap("a", nil)); err != nil {
+		t.Error(err)
+	}
+	shrink := &qcow2.ResizeOptions{Shrink: true}
+	if err := im.Resize(t.Context(), 0, shrink); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("resize: %v", err)
+	}
+	if err := errors.Join(im.RemoveBitmap("a"), im.Resize(t.Context(), 0, shrink)); err != nil {
+		t.Error(err)
+	}
+	if res, err := im.Check(t.Context(), nil); err != nil || !res.Clean() {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
