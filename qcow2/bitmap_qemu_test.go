@@ -79,7 +79,7 @@ func (d *markedImage) step() {
 		m = d.bitmaps[name]
 	}
 	note := func(what string) { d.log = append(d.log, fmt.Sprintf("%s %s %v", what, name, mine)) }
-	switch k := d.rng.IntN(16); {
+	switch k := d.rng.IntN(18); {
 	case k < 3 && len(d.order) < 4 || m == nil:
 		d.add(mine)
 	case k < 4:
@@ -107,11 +107,16 @@ func (d *markedImage) step() {
 			m.set(int(r.Start), int(r.Length))
 		}
 	case k < 11:
-		note("resize")
-		d.resize(&mine)
+		note(d.resize(&mine))
 		for _, m := range d.bitmaps {
 			maps.DeleteFunc(m.dirty, func(i int, _ bool) bool { return i*m.gran >= len(d.want) })
 		}
+	case k < 12 && len(d.names) < 3 && !d.fl.data && d.fl.name != "512":
+		note("snapshot")
+		d.createSnapshot(mine)
+	case k < 13 && len(d.names) > 0:
+		note("delete snapshot")
+		d.deleteSnapshot(mine, d.rng.IntN(len(d.names)))
 	default:
 		note("write")
 		for _, o := range d.write(mine) {
@@ -145,7 +150,7 @@ func (d *markedImage) add(mine bool) {
 // by QEMU.
 func (d *markedImage) judge() {
 	d.t.Helper()
-	d.qemu("check", "-q", "-f", "qcow2")
+	d.shared.judge()
 	im, err := qcow2.OpenFile("x.qcow2", &qcow2.Options{MetadataOnly: true})
 	if err != nil {
 		d.t.Fatal(err)

@@ -107,6 +107,40 @@ func (d *shared) write(mine bool) []op {
 	return ops
 }
 
+// createSnapshot takes a snapshot and returns its name.
+func (d *shared) createSnapshot(mine bool) string {
+	d.t.Helper()
+	d.next++
+	name := fmt.Sprint("snap-", d.next)
+	if mine {
+		d.here(func(im *qcow2.Image) {
+			if _, err := im.CreateSnapshot(d.t.Context(), name, nil); err != nil {
+				d.t.Fatal(err)
+			}
+		})
+	} else {
+		d.qemu("snapshot", "-c", name)
+	}
+	d.names = append(d.names, name)
+	d.kept[name] = bytes.Clone(d.want)
+	return name
+}
+
+// deleteSnapshot deletes the snapshot i of the table.
+func (d *shared) deleteSnapshot(mine bool, i int) {
+	d.t.Helper()
+	if mine {
+		d.here(func(im *qcow2.Image) {
+			if err := im.DeleteSnapshot(d.t.Context(), d.names[i]); err != nil {
+				d.t.Fatal(err)
+			}
+		})
+	} else {
+		d.qemu("snapshot", "-d", d.names[i])
+	}
+	d.names = slices.Delete(d.names, i, i+1)
+}
+
 // step does one random operation.
 func (d *shared) step() {
 	d.t.Helper()
@@ -125,32 +159,10 @@ func (d *shared) step() {
 	case k >= 10 && (len(d.names) == 0 || !strings.Contains(d.fl.create, "0.10")):
 		note("%s", d.resize(&mine))
 	case k < 3 && len(d.names) < 5 && !d.fl.data:
-		d.next++
-		name = fmt.Sprint("snap-", d.next)
-		note("create %s", name)
-		if mine {
-			d.here(func(im *qcow2.Image) {
-				if _, err := im.CreateSnapshot(ctx, name, nil); err != nil {
-					d.t.Fatal(err)
-				}
-			})
-		} else {
-			d.qemu("snapshot", "-c", name)
-		}
-		d.names = append(d.names, name)
-		d.kept[name] = bytes.Clone(d.want)
+		note("create %s", d.createSnapshot(mine))
 	case k < 5 && name != "":
 		note("delete %s", name)
-		if mine {
-			d.here(func(im *qcow2.Image) {
-				if err := im.DeleteSnapshot(ctx, name); err != nil {
-					d.t.Fatal(err)
-				}
-			})
-		} else {
-			d.qemu("snapshot", "-d", name)
-		}
-		d.names = slices.Delete(d.names, i, i+1)
+		d.deleteSnapshot(mine, i)
 	case k < 6 && name != "":
 		note("apply %s", name)
 		if mine {
@@ -205,6 +217,11 @@ func (d *shared) resize(mine *bool) string {
 			*mine = true
 		}
 		mode = []string{"off", "metadata", "falloc", "full"}[d.rng.IntN(4)]
+		if mode == "metadata" || mode == "falloc" {
+			// QEMU shows what was in clusters that were free, and fails where
+			// the file is longer than it needs.
+			*mine = true
+		}
 	}
 	if *mine {
 		d.here(func(im *qcow2.Image) {
@@ -246,6 +263,11 @@ func (d *shared) judge() {
 	}
 	defer im.Close()
 	d.same("the disk", im, d.want)
+	var m []mapping
+	if err := json.Unmarshal(difftest.Run(d.t, d.img, "map", "-f", "qcow2", "--output=json", "x.qcow2"), &m); err != nil {
+		d.t.Fatal(err)
+	}
+	compareMap(d.t, im, m)
 	list, err := im.Snapshots()
 	if err != nil {
 		d.t.Fatal(err)
