@@ -115,12 +115,23 @@ func Try(tb testing.TB, path string, args ...string) Result {
 // TryIn is [Try] with standard input.
 func TryIn(tb testing.TB, stdin []byte, path string, args ...string) Result {
 	tb.Helper()
+	return try(tb, "", stdin, path, args)
+}
+
+// TryAt is [Try] in a folder.
+func TryAt(tb testing.TB, dir, path string, args ...string) Result {
+	tb.Helper()
+	return try(tb, dir, nil, path, args)
+}
+
+func try(tb testing.TB, dir string, stdin []byte, path string, args []string) Result {
+	tb.Helper()
 	for range patience {
-		if r := run(tb, stdin, path, args); !bytes.Contains(r.Stderr, []byte(busy)) {
+		if r := run(tb, dir, stdin, path, args); !bytes.Contains(r.Stderr, []byte(busy)) {
 			return r
 		}
 	}
-	return run(tb, stdin, path, args)
+	return run(tb, dir, stdin, path, args)
 }
 
 // qemu-img makes LUKS headers by timing itself on a clock of CPU time, and
@@ -130,10 +141,11 @@ const (
 	patience = 20
 )
 
-func run(tb testing.TB, stdin []byte, path string, args []string) Result {
+func run(tb testing.TB, dir string, stdin []byte, path string, args []string) Result {
 	tb.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(tb.Context(), path, args...)
+	cmd.Dir = dir
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	err := cmd.Run()
