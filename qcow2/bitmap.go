@@ -200,12 +200,15 @@ func (im *Image) currentBitmaps() ([]*bitmap, error) {
 	if im.closed.Load() {
 		return nil, ErrClosed
 	}
-	if im.started.Load() {
-		im.bitmaps.Lock()
-		defer im.bitmaps.Unlock()
-		return im.bitmaps.list, nil
+	if !im.started.Load() {
+		// What was read counts if no write has begun meanwhile.
+		if list, err := im.readBitmaps(); !im.started.Load() {
+			return list, err
+		}
 	}
-	return im.readBitmaps()
+	im.bitmaps.Lock()
+	defer im.bitmaps.Unlock()
+	return im.bitmaps.list, nil
 }
 
 // findBitmap returns the bitmap of that name.

@@ -1,11 +1,15 @@
 package qcow2_test
 
 import (
+	"context"
+	"sync"
+
 	"bytes"
 	"errors"
 	"strings"
 	"testing"
 
+	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/internal/memfile"
 	"github.com/virtfmt/virtfmt/qcow2"
 )
@@ -70,5 +74,81 @@ func TestBitmapEmptyDisk(t *testing.T) {
 	}
 	if res, err := im.Check(t.Context(), nil); err != nil || !res.Clean() {
 		t.Errorf("%+v, %v", res, err)
+	}
+}
+
+// TestBitmapCrowd reads, changes and writes at once; -race judges.
+func TestBitmapCrowd(t *testing.T) {
+	f := bitmapDisk(t, 1<<20, 4096)
+	im := reopen(t, f)
+	n := difftest.Scale(t, 40)
+	var wg sync.WaitGroup
+	for _, step := range []func(i int) error{
+		func(i int) error { _, err := im.WriteAt([]byte("x"), int64(i)*4099%(1<<20)); return err },
+		func(i int) error { return im.DiscardAt(int64(i)*8192%(1<<20), 4096) },
+		func(int) error { return im.Sync() },
+		func(int) error { return im.ClearBitmap("on") },
+		func(int) error { return im.MergeBitmap(context.Background(), "off", im, "on") },
+		func(int) error { return errors.Join(im.AddBitmap("x", nil), im.RemoveBitmap("x")) },
+		func(int) error { return im.Resize(context.Background(), 2<<20, nil) },
+		func(int) error { _, err := im.Bitmaps(); return err },
+		func(i int) error {
+			for _, err := range im.DirtyRanges([]string{"on", "off"}[i%2]) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	} {
+		wg.Go(func() {
+			for i := range n {
+				if err := step(i); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := im.Close(); err != nil {
+		t.Fatal(err)
+	}
+	im = reopen(t, f)
+	defer im.Close()
+	if res, err := im.Check(t.Context(), nil); err != nil || !res.Clean() {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
+
+// TestBitmapRangesOfThen: what is reused while ranges are read is not taken for
+// bits.
+func TestBitmapRangesOfThen(t *testing.T) {
+	im := reopen(t, bitmapDisk(t, 8<<20, 512))
+	for off := int64(0); off < 8<<20; off += 1 << 20 {
+		if _, err := im.WriteAt([]byte("x"), off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := im.DisableBitmap("on"); err != nil { // stores its bits
+		t.Fatal(err)
+	}
+	first := true
+	for r, err := range im.DirtyRanges("on") {
+		if err != nil || r.Length != 512 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if !first {
+			continue
+		}
+		first = false
+		err := errors.Join(im.ClearBitmap("on"), im.Sync())
+		_, err2 := im.WriteAt(bytes.Repeat([]byte{0xf0}, 1<<20), 3<<20)
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := im.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

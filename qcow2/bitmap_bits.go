@@ -181,17 +181,13 @@ func (t *bitmapBits) resize(n, entries int64) error {
 	return nil
 }
 
-// ranges yields the runs of ones: first bit and end.
-func (t *bitmapBits) ranges() iter.Seq2[[2]int64, error] {
+// ranges yields the runs of ones: first bit and end. The bits of a table entry
+// are those of the bitmap as it is when they are reached.
+func (t *bitmapBits) ranges(name string) iter.Seq2[[2]int64, error] {
 	return func(yield func([2]int64, error) bool) {
 		start := int64(-1)
 		for i := range t.entries() {
-			t.im.bitmaps.Lock()
-			c, err := t.cluster(i)
-			if err == nil && c.b != nil {
-				c = &bitCluster{b: slices.Clone(c.b)}
-			}
-			t.im.bitmaps.Unlock()
+			c, err := t.current(name, i)
 			if err != nil {
 				yield([2]int64{}, err)
 				return
@@ -215,6 +211,32 @@ func (t *bitmapBits) ranges() iter.Seq2[[2]int64, error] {
 			yield([2]int64{start, t.n}, nil)
 		}
 	}
+}
+
+// current returns the bits of table entry i of the bitmap of that name as it
+// is now. What t refers to may have been dropped, unless nothing was written
+// since it was read.
+func (t *bitmapBits) current(name string, i int64) (*bitCluster, error) {
+	t.im.bitmaps.Lock()
+	defer t.im.bitmaps.Unlock()
+	if t.im.started.Load() {
+		k, err := findBitmap(t.im.bitmaps.list, name)
+		if err != nil {
+			return nil, err
+		}
+		b := t.im.bitmaps.list[k]
+		if err := b.load(t.im, t.im.Size()); err != nil {
+			return nil, err
+		}
+		if t = b.bits; i >= t.entries() {
+			return &bitCluster{}, nil
+		}
+	}
+	c, err := t.cluster(i)
+	if err == nil && c.b != nil {
+		c = &bitCluster{b: slices.Clone(c.b), ones: c.ones}
+	}
+	return c, err
 }
 
 // run returns how many bits from at on, up to end, are as the argument says.

@@ -101,10 +101,10 @@ func (im *Image) DisableBitmap(name string) error {
 // in a bitmap of src, which may be the same image or another one of the same
 // size; their granularity may differ. If ctx ends, nothing is changed.
 func (im *Image) MergeBitmap(ctx context.Context, name string, src *Image, from string) error {
-	if src.Size() != im.Size() {
-		return fmt.Errorf("%w: bitmap %q is of a disk of %d bytes, %q of one of %d", ErrOutOfRange, from, src.Size(), name, im.Size())
-	}
 	return im.changeBitmap(name, func(b *bitmap) error {
+		if src.Size() != im.Size() {
+			return fmt.Errorf("%w: bitmap %q is of a disk of %d bytes, %q of one of %d", ErrOutOfRange, from, src.Size(), name, im.Size())
+		}
 		g := b.entry.granBits
 		for r, err := range src.DirtyRanges(from) {
 			if err == nil && ctx.Err() != nil {
@@ -112,6 +112,9 @@ func (im *Image) MergeBitmap(ctx context.Context, name string, src *Image, from 
 			}
 			if err != nil {
 				return err
+			}
+			if r.Start+r.Length > im.Size() { // src was resized meanwhile
+				return fmt.Errorf("%w: bitmap %q has a range up to %d", ErrOutOfRange, from, r.Start+r.Length)
 			}
 			if err := b.bits.set(r.Start>>g, (r.Start+r.Length-1)>>g+1); err != nil {
 				return err
@@ -128,14 +131,25 @@ func (im *Image) changeBitmap(name string, f func(b *bitmap) error) error {
 		if err != nil {
 			return nil, err
 		}
-		if err := list[i].load(im, im.Size()); err != nil {
+		b, err := list[i].copy(im)
+		if err != nil {
 			return nil, err
 		}
-		b := *list[i]
-		b.bits = b.bits.clone()
-		list[i] = &b
-		return list, f(&b)
+		list[i] = b
+		return list, f(b)
 	})
+}
+
+// copy returns a copy of the bitmap, with bits that can be changed.
+func (b *bitmap) copy(im *Image) (*bitmap, error) {
+	im.bitmaps.Lock()
+	defer im.bitmaps.Unlock()
+	if err := b.load(im, im.Size()); err != nil {
+		return nil, err
+	}
+	c := *b
+	c.bits = b.bits.clone()
+	return &c, nil
 }
 
 // changeBitmaps replaces the list of bitmaps by what f makes of it, durably.
@@ -169,19 +183,18 @@ func (c *change) resizeBitmaps(size int64) (func(h *Header), error) {
 		return nil, unsupportedf("an empty disk with bitmaps")
 	}
 	for i := range list {
-		if err := list[i].load(im, im.Size()); err != nil {
+		b, err := list[i].copy(im)
+		if err != nil {
 			return nil, err
 		}
-		b := *list[i]
 		n, entries := im.bitmapGeometry(b.entry.granBits, size)
 		if n/8 > maxBitmapBytes {
 			return nil, fmt.Errorf("qcow2: bitmap %q of %d bits: %w", b.entry.name, n, ErrLimit)
 		}
-		b.bits = b.bits.clone()
 		if err := b.bits.resize(n, entries); err != nil {
 			return nil, err
 		}
-		list[i] = &b
+		list[i] = b
 	}
 	return c.prepareBitmaps(list, false)
 }
@@ -261,7 +274,9 @@ type preparedBitmaps struct {
 
 // add returns the bitmap as it will be in the directory.
 func (p *preparedBitmaps) add(b *bitmap, closing bool) (*bitmap, error) {
+	p.c.im.bitmaps.Lock() // a reader may load its bits
 	prepared := *b
+	p.c.im.bitmaps.Unlock()
 	b = &prepared
 	p.list = append(p.list, b)
 	if !b.stale {
@@ -341,7 +356,9 @@ func (p *preparedBitmaps) addDropped() {
 			continue
 		}
 		// What cannot be understood stays where it is, unused.
+		im.bitmaps.Lock()
 		bits := old.bits
+		im.bitmaps.Unlock()
 		if bits == nil {
 			var err error
 			if bits, err = im.readBits(&old.entry, im.Size()); err != nil {

@@ -32,7 +32,8 @@ type bitmap struct {
 // records reports whether writes set its bits.
 func (b *bitmap) records() bool { return b.entry.enabled() && !b.stale }
 
-// load reads the bits, of a disk of that size.
+// load reads the bits, of a disk of that size. Image.bitmaps is locked, or
+// nobody else has b.
 func (b *bitmap) load(im *Image, disk int64) error {
 	if b.stale {
 		return fmt.Errorf("%w: %q", ErrBitmapInUse, b.entry.name)
@@ -156,18 +157,17 @@ func (im *Image) storeBitmaps() error {
 // nothing follows it.
 func (im *Image) DirtyRanges(name string) iter.Seq2[Range, error] {
 	return func(yield func(Range, error) bool) {
-		b, size, err := im.bitmapBits(name)
+		bits, g, size, err := im.bitmapBits(name)
 		if err != nil {
 			yield(Range{}, err)
 			return
 		}
-		g := b.entry.granBits
-		for r, err := range b.bits.ranges() {
+		for r, err := range bits.ranges(name) {
 			if err != nil {
 				yield(Range{}, err)
 				return
 			}
-			start, end := r[0]<<g, min(r[1], b.bits.n)<<g
+			start, end := r[0]<<g, min(r[1], bits.n)<<g
 			if end > size || end < 0 {
 				end = size
 			}
@@ -181,18 +181,24 @@ func (im *Image) DirtyRanges(name string) iter.Seq2[Range, error] {
 // A Range is a range of the disk, in bytes.
 type Range struct{ Start, Length int64 }
 
-// bitmapBits returns a bitmap with its bits, and the size of the disk.
-func (im *Image) bitmapBits(name string) (*bitmap, int64, error) {
+// bitmapBits returns the bits of a bitmap, its granularity, and the size of the
+// disk.
+func (im *Image) bitmapBits(name string) (t *bitmapBits, granBits uint8, size int64, err error) {
 	list, err := im.currentBitmaps()
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	i, err := findBitmap(list, name)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	im.bitmaps.Lock()
 	defer im.bitmaps.Unlock()
-	size := im.Size()
-	return list[i], size, list[i].load(im, size)
+	b := list[i]
+	size = im.Size()
+	if err := b.load(im, size); err != nil {
+		return nil, 0, 0, err
+	}
+	copied := *b.bits // table and count; others may change them
+	return &copied, b.entry.granBits, size, nil
 }
