@@ -56,11 +56,11 @@ func (im *Image) readBits(e *bitmapEntry, disk int64) (*bitmapBits, error) {
 		off, at := v&entryOffsetMask, int64(e.table)+int64(i)
 		switch {
 		case v&bitmapEntryReserved != 0, off != 0 && v&1 != 0:
-			return nil, corruptf(at, "bitmap table entry", "%#x has reserved bits", v)
+			return nil, badf(at, "bitmap table entry", "%#x has reserved bits", v)
 		case off == 0:
 			continue
 		case im.offsetInCluster(int64(off)) != 0 || int64(off) >= im.length.Load() || seen[off]:
-			return nil, corruptf(at, "bitmap table entry", "%#x is not a cluster of this bitmap alone", v)
+			return nil, badf(at, "bitmap table entry", "%#x is not a cluster of this bitmap alone", v)
 		}
 		seen[off] = true
 	}

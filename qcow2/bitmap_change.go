@@ -351,8 +351,12 @@ func (p *preparedBitmaps) free(off hostOff, n int64) {
 // addDropped drops the bitmaps that are no more in the list.
 func (p *preparedBitmaps) addDropped() {
 	im := p.c.im
+	kept := make(map[string]bool, len(p.list))
+	for _, b := range p.list {
+		kept[b.entry.name] = true
+	}
 	for _, old := range im.bitmaps.list {
-		if _, err := findBitmap(p.list, old.entry.name); err == nil {
+		if kept[old.entry.name] {
 			continue
 		}
 		// What cannot be understood stays where it is, unused.
@@ -361,11 +365,24 @@ func (p *preparedBitmaps) addDropped() {
 		im.bitmaps.Unlock()
 		if bits == nil {
 			var err error
-			if bits, err = im.readBits(&old.entry, im.Size()); err != nil {
+			if bits, err = im.readBits(&old.entry, im.Size()); err != nil || im.sharesBits(bits) {
 				continue
 			}
 		}
 		p.dropBits(bits.stored, nil)
 		p.free(old.entry.table, int64(len(bits.stored)))
 	}
+}
+
+// sharesBits reports whether bits that nobody claimed lie in metadata.
+func (im *Image) sharesBits(t *bitmapBits) bool {
+	im.mu.RLock()
+	defer im.mu.RUnlock()
+	for i := 0; i < len(t.stored); i += bitmapEntryBytes {
+		off := binary.BigEndian.Uint64(t.stored[i:]) & entryOffsetMask
+		if off != 0 && im.meta.overlaps(im.cluster(hostOff(off)), 1) {
+			return true
+		}
+	}
+	return false
 }

@@ -215,9 +215,13 @@ func TestHostileBitmaps(t *testing.T) {
 		{"no name", func(b []byte) { b[dir+19] = 0 }, nil},
 		{"a name of 65535 bytes", func(b []byte) { b[dir+18], b[dir+19] = 255, 255 }, io.ErrUnexpectedEOF},
 		{"extra data of 4 GiB", func(b []byte) { copy(b[dir+20:], "\xff\xff\xff\xff") }, io.ErrUnexpectedEOF},
-		{"bits at an odd place", func(b []byte) { b[table+6] = 2 }, qcow2.ErrCorrupt},
-		{"bits past the end", func(b []byte) { b[table+2] = 1 }, qcow2.ErrCorrupt},
-		{"reserved bits of an entry", func(b []byte) { b[table] = 1 }, qcow2.ErrCorrupt},
+		{"bits at an odd place", func(b []byte) { b[table+6] = 2 }, nil},
+		{"bits past the end", func(b []byte) { b[table+2] = 1 }, nil},
+		{"reserved bits of an entry", func(b []byte) { b[table] = 1 }, nil},
+		{"a table that is the L1 table", func(b []byte) { copy(b[dir:dir+8], b[40:48]) }, nil},
+		{"a table of two", func(b []byte) { copy(b[dir+32:dir+40], b[dir:]) }, nil},
+		{"bits that are the refcount table", func(b []byte) { copy(b[table:table+8], b[48:56]) }, nil},
+		{"bits that are the directory", func(b []byte) { binary.BigEndian.PutUint64(b[table:], uint64(dir)) }, nil},
 		{"equal names", func(b []byte) {
 			copy(b[dir+24:], "twice")
 			b[dir+19], b[dir+32+19] = 3, 3
@@ -227,7 +231,8 @@ func TestHostileBitmaps(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			b := bytes.Clone(base)
 			c.edit(b)
-			im, err := qcow2.OpenRW(memfile.FromBytes(b), nil)
+			f := memfile.FromBytes(bytes.Clone(b))
+			im, err := qcow2.OpenRW(f, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -236,6 +241,12 @@ func TestHostileBitmaps(t *testing.T) {
 			var format *qcow2.FormatError
 			if !errors.As(err, &format) || c.err != nil && !errors.Is(err, c.err) {
 				t.Errorf("%v, want %v", err, c.err)
+			}
+			if _, err := im.ReadAt(make([]byte, 4096), 0); err != nil {
+				t.Error(err)
+			}
+			if !bytes.Equal(f.Bytes(), b) {
+				t.Error("the file was changed")
 			}
 		})
 	}

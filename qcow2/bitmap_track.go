@@ -59,25 +59,67 @@ func (im *Image) readBitmaps() ([]*bitmap, error) {
 	return list, nil
 }
 
-// openBitmaps prepares bitmaps for the first write: those that record it are
-// marked as in use, durably. flushMu is held.
-func (im *Image) openBitmaps() error {
+// loadBitmaps returns the bitmaps with their bits. Those that record writes must
+// be readable.
+func (im *Image) loadBitmaps() ([]*bitmap, error) {
 	list, err := im.readBitmaps()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var used int64
 	for _, b := range list {
 		if used += align.Up(int64(b.entry.size)*bitmapEntryBytes, im.clusterSize()); used > im.length.Load()+im.clusterSize() {
-			return corruptf(b.entry.at, "bitmap table", "it overlaps another")
+			return nil, badf(b.entry.at, "bitmap table", "it overlaps another")
 		}
-		if !b.records() {
-			continue
-		}
-		if err := b.load(im, im.Size()); err != nil {
-			return err
+		if err := b.load(im, im.Size()); err != nil && b.records() {
+			return nil, err
 		}
 	}
+	return list, nil
+}
+
+// claimBitmaps adds what the bitmaps lie in to the metadata, unless they share
+// it. allocMu and mu are held.
+func (im *Image) claimBitmaps(list []*bitmap) error {
+	for _, r := range im.bitmapRuns(list) {
+		if im.meta.overlaps(r.first, r.n) {
+			return badf(int64(im.clusterOff(r.first)), "bitmap", "it overlaps other metadata")
+		}
+		im.meta.add(r.first, r.n)
+	}
+	return nil
+}
+
+// bitmapRuns returns the clusters of the bitmap directory, and of the tables
+// and bits of the bitmaps, as far as they are known. mu is held, and
+// Image.bitmaps locked unless nobody else has the list.
+func (im *Image) bitmapRuns(list []*bitmap) []freed {
+	var runs []freed
+	add := func(off, n int64) {
+		if n > 0 {
+			runs = append(runs, freed{first: im.cluster(hostOff(off)), n: align.CeilDiv(n, im.clusterSize())})
+		}
+	}
+	if x, ok := im.hdr.Bitmaps(); ok {
+		add(x.DirectoryOffset, x.DirectorySize)
+	}
+	for _, b := range list {
+		add(int64(b.entry.table), int64(b.entry.size)*bitmapEntryBytes)
+		if b.bits == nil {
+			continue
+		}
+		for i := 0; i < len(b.bits.stored); i += bitmapEntryBytes {
+			if off := binary.BigEndian.Uint64(b.bits.stored[i:]) & entryOffsetMask; off != 0 {
+				add(int64(off), im.clusterSize())
+			}
+		}
+	}
+	return runs
+}
+
+// openBitmaps marks those bitmaps as in use that writes change, durably,
+// before the first write. flushMu is held.
+func (im *Image) openBitmaps(list []*bitmap) error {
 	for _, b := range list {
 		if !b.records() {
 			continue

@@ -306,6 +306,11 @@ func (im *Image) renewMetadata() {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	im.meta = im.metadata(snaps)
+	im.bitmaps.Lock()
+	defer im.bitmaps.Unlock()
+	for _, r := range im.bitmapRuns(im.bitmaps.list) {
+		im.meta.add(r.first, r.n)
+	}
 }
 
 // ApplySnapshot makes the disk hold what it held when a snapshot was taken,

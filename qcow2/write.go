@@ -85,9 +85,23 @@ func (im *Image) startWriting() error {
 	if im.started.Load() {
 		return nil
 	}
-	if err := im.openBitmaps(); err != nil {
+	list, err := im.loadBitmaps()
+	if err != nil {
 		return err
 	}
+	if err := im.takeStock(snaps, list); err != nil {
+		return err
+	}
+	if err := im.openBitmaps(list); err != nil {
+		return err
+	}
+	im.started.Store(true)
+	return nil
+}
+
+// takeStock finds out what guest data must not be written to. Bitmaps must not
+// overlap anything of that.
+func (im *Image) takeStock(snaps *snapshotTable, list []*bitmap) error {
 	im.allocMu.Lock()
 	defer im.allocMu.Unlock()
 	if err := im.openRefs(); err != nil {
@@ -96,8 +110,7 @@ func (im *Image) startWriting() error {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	im.meta = im.metadata(snaps)
-	im.started.Store(true)
-	return nil
+	return im.claimBitmaps(list)
 }
 
 // metadata returns the clusters that hold metadata, which guest data never
@@ -123,12 +136,6 @@ func (im *Image) metadata(snaps *snapshotTable) clusterSet {
 				runs(int64(s.l1Offset), min(int64(s.l1Size)*l1EntrySize, max(im.length.Load()-int64(s.l1Offset), 0)))
 			}
 		}
-	}
-	for _, b := range im.bitmaps.list {
-		runs(int64(b.entry.table), int64(b.entry.size)*bitmapEntryBytes)
-	}
-	if x, ok := im.hdr.Bitmaps(); ok {
-		runs(x.DirectoryOffset, x.DirectorySize)
 	}
 	for t, i := l1Table(im.active.l1.Bytes()), 0; i < t.len(); i++ {
 		if off := t.at(i).offset(); off != 0 {
