@@ -42,12 +42,12 @@ func verbs() []verb {
 		{"open", "o", 0, -1, true, false, "[-rnkU] [-t cache] [-d discard] [-o options] [path]", "opens an image", (*session).openCommand},
 		{"quit", "q", 0, -1, true, false, "", "ends the program", func(s *session, _ *verb, _ []string) { s.quit = true }},
 		{"read", "r", 2, -1, false, false, "[-abCqv] [-P pattern [-s off] [-l len]] off len", "reads bytes", (*session).read},
-		{"readv", "rv", 2, -1, false, false, "[-Cqv] [-P pattern] off len [len..]", "reads bytes into several buffers", (*session).read},
+		{"readv", "", 2, -1, false, false, "[-Cqv] [-P pattern] off len [len..]", "reads bytes into several buffers", (*session).read},
 		{"reopen", "", 0, -1, false, false, "[(-r|-w)] [-c cache]", "opens the image again, otherwise", (*session).reopen},
 		{"sleep", "", 1, 1, true, false, "milliseconds", "waits", (*session).sleep},
 		{"truncate", "t", 1, 3, false, true, "[-m prealloc_mode] off", "changes the size of the disk", (*session).truncate},
 		{"write", "w", 2, -1, false, true, "[-bcCfnquz] [-P pattern | -s source_file] off len", "writes bytes", (*session).write},
-		{"writev", "wv", 2, -1, false, true, "[-Cfq] [-P pattern] off len [len..]", "writes bytes from several buffers", (*session).write},
+		{"writev", "", 2, -1, false, true, "[-Cfq] [-P pattern] off len [len..]", "writes bytes from several buffers", (*session).write},
 	}
 }
 
@@ -148,6 +148,11 @@ func (s *session) openCommand(v *verb, args []string) {
 func (s *session) reopen(v *verb, args []string) {
 	given, _ := s.parse(v, args, "rwc:", 0, 0)
 	if given == nil {
+		return
+	}
+	_, readOnly := given["r"]
+	if _, write := given["w"]; readOnly && write {
+		s.fail("qio: Only one -r/-w option may be given\n")
 		return
 	}
 	o := s.options

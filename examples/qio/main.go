@@ -164,6 +164,10 @@ func (s *session) set(o getopt.Option, to *imgopen.Options) error {
 func (s *session) open(name string, o imgopen.Options) error {
 	img, err := imgopen.Open(name, &o)
 	if err != nil {
+		var outer, inner *imgopen.Error // of the image, and of the file that it is in
+		if errors.As(err, &outer) && errors.As(outer.Err, &inner) && inner.Name == outer.Name {
+			err = inner
+		}
 		return fmt.Errorf("can't open device %s: %w", name, err)
 	}
 	if o.Write && img.Writer() == nil {

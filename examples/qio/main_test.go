@@ -89,6 +89,10 @@ var scripts = [][]string{
 	{"write -P 3 -z 0 1", "write -z -c 0 1", "write -u 0 1", "write -b 0 1", "write -b -z 0 1", "write -f -c 0 1", "write -C 1 511", "read -P 3 -s 1 -l 3 0 5", "read -s 1 -l 9 -P 1 0 5"},
 	{"write -z -n 0 1k", "write -z -n 0 64k", "write -f 0 1k", "write -z -u 64k 64k", "write -c 512 512", "discard 5M 1k", "discard -C 0 1k", "discard -q 0 1", "read 0x10 0x20", "read 1.5k 1"},
 	{"write -b -P 7 0 64k", "read -b -P 7 0 64k", "map"},
+	{"rv 0 1", "wv 0 1", "r 0 1", "w 0 1", "write -s /nonexistent 0 1", "write -s /dev/null 0 512", "write -s /dev/zero 0 1k"},
+	{"aio_write 0 3M", "aio_flush", "aio_read 2M 1", "aio_flush"},
+	{"aio_read -P 9 0 512", "aio_flush"},
+	{"reopen -r -w", "read 0 1"},
 	{"close", "length", "map", "help nothing", " ", ""},
 	{"reopen -r", "write 0 512", "read -P 0 0 512", "reopen -w", "write -P 1 0 512", "read -P 1 0 512"},
 }

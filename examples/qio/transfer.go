@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -106,18 +107,21 @@ func (s *session) read(v *verb, args []string) {
 		return
 	}
 	if !t.has("b") && s.inside(t) != nil { // before memory is taken
-		s.failOut("%s failed: %s\n", v.name, reason(syscall.EIO))
+		s.failed(v, syscall.EIO)
 		return
 	}
 	p := make([]byte, t.n)
 	start := time.Now()
 	if err := s.readAt(p, t); err != nil {
-		s.failOut("%s failed: %s\n", v.name, reason(err))
+		s.failed(v, err)
 		return
 	}
 	took := time.Since(start)
 	if part := p[from : from+length]; t.has("P") && bytes.Count(part, []byte{want}) != len(part) {
-		s.failOut("Pattern verification failed at offset %d, %d bytes\n", t.off+from, length)
+		fmt.Fprintf(s.stdout, "Pattern verification failed at offset %d, %d bytes\n", t.off+from, length)
+		if v.name != "aio_read" {
+			s.exit = 1
+		}
 	}
 	if t.has("q") {
 		return
@@ -144,6 +148,19 @@ func (s *session) readAt(p []byte, t *transfer) error {
 		err = nil
 	}
 	return err
+}
+
+// failed tells of a request that failed. Asynchronous ones leave the exit code
+// alone, as in qemu-io, which knows of them too late.
+func (s *session) failed(v *verb, err error) {
+	name := v.name
+	if name == "aio_read" {
+		name = "readv"
+	}
+	fmt.Fprintf(s.stdout, "%s failed: %s\n", name, reason(err))
+	if !strings.HasPrefix(v.name, "aio_") {
+		s.exit = 1
+	}
 }
 
 // aligned holds what -b and -c ask for.
@@ -178,7 +195,7 @@ func (s *session) write(v *verb, args []string) {
 		return
 	}
 	if !t.has("b") && s.inside(t) != nil {
-		s.failOut("%s failed: %s\n", v.name, reason(syscall.EIO))
+		s.failed(v, syscall.EIO)
 		return
 	}
 	var p []byte
@@ -186,23 +203,40 @@ func (s *session) write(v *verb, args []string) {
 		p = bytes.Repeat([]byte{fill}, int(t.n))
 	}
 	if t.has("s") {
-		source, err := os.ReadFile(t.given["s"])
-		if err != nil || len(source) == 0 && t.n > 0 {
-			s.failOut("%s: file cannot be read, or is empty\n", t.given["s"])
+		if err := fillFrom(p, t.given["s"]); err != nil {
+			s.fail("%s: %s\n", t.given["s"], reason(err))
 			return
-		}
-		for i := 0; i < len(p); {
-			i += copy(p[i:], source)
 		}
 	}
 	start := time.Now()
 	if err := s.writeAt(p, t); err != nil {
-		s.failOut("%s failed: %s\n", v.name, reason(err))
+		s.failed(v, err)
 		return
 	}
 	if took := time.Since(start); !t.has("q") {
 		s.report("wrote", t, took)
 	}
+}
+
+// fillFrom fills p with what is in a file, over and over. It reads no more of
+// the file than p holds, so that it may be a device without end.
+func fillFrom(p []byte, name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	n, err := io.ReadFull(f, p)
+	switch {
+	case n == 0 && err == io.EOF:
+		return errors.New("file is empty")
+	case err != nil && err != io.ErrUnexpectedEOF:
+		return err
+	}
+	for i := n; i < len(p); {
+		i += copy(p[i:], p[:i])
+	}
+	return nil
 }
 
 // conflict tells which options do not go together.
@@ -361,6 +395,8 @@ func reason(err error) string {
 		return "Operation not supported"
 	case errors.Is(err, syscall.EIO), errors.Is(err, qcow2.ErrAllocated):
 		return "Input/output error"
+	case errors.Is(err, fs.ErrNotExist):
+		return "No such file or directory"
 	case errors.Is(err, syscall.EINVAL):
 		return "Invalid argument"
 	case errors.Is(err, syscall.ENOSPC):
