@@ -131,7 +131,11 @@ func (s *session) set(o getopt.Option, to *imgopen.Options) error {
 		to.NoLock = true
 	case "image-opts":
 		to.ImageOpts = true
-	case "n", "m", "k", "i", "T": // how the host reads files is not an option here
+	case "i":
+		if o.Value != "threads" && o.Value != "native" && o.Value != "io_uring" {
+			return getopt.Error("Invalid aio option: " + o.Value)
+		}
+	case "n", "m", "k", "T": // how the host reads files is not an option here
 	case "t":
 		to.Sync = o.Value == "writethrough" || o.Value == "directsync"
 		to.NoSync = o.Value == "unsafe"

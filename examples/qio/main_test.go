@@ -70,7 +70,7 @@ func TestRefused(t *testing.T) {
 	for _, args := range [][]string{
 		{"-c", "read 0 1", filepath.Join(t.TempDir(), "none")},
 		{"-r", "-c", "write 0 512", name},
-		{"-s", name}, {"-C", name}, {name, name}, {"--bogus"},
+		{"-s", name}, {"-C", name}, {"-i", "bogus", name}, {name, name}, {"--bogus"},
 		{"-c", "read 0 1"},
 	} {
 		if out, code := qio("", args...); code != 1 || out != "" {

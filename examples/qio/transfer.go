@@ -292,6 +292,9 @@ func (s *session) zero(t *transfer) error {
 		if t.has("n") && !s.zeroable(t) {
 			return errors.ErrUnsupported
 		}
+		if q := s.img.Qcow2; q != nil && t.has("u") {
+			return q.UnmapAt(t.off, t.n)
+		}
 		return z.WriteZeroesAt(t.off, t.n)
 	}
 	if t.has("n") {
