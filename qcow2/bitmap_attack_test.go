@@ -152,3 +152,43 @@ func TestBitmapRangesOfThen(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestBitmapWhoWrites: opening and reading change nothing, VM state is not the
+// disk, and zeros and a commit from above are writes.
+func TestBitmapWhoWrites(t *testing.T) {
+	f := bitmapDisk(t, 1<<20, 4096)
+	before := bytes.Clone(f.Bytes())
+	im := reopen(t, f)
+	dirtyRanges(t, im, "on")
+	if err := errors.Join(im.Sync(), im.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(f.Bytes(), before) {
+		t.Error("the file was changed")
+	}
+	im = reopen(t, f)
+	defer im.Close()
+	if _, err := im.WriteVMStateAt(bytes.Repeat([]byte{1}, 8192), 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := dirtyRanges(t, im, "on"); len(got) > 0 {
+		t.Errorf("VM state: %v", got)
+	}
+	top, err := qcow2.Create(memfile.New(), 1<<20, &qcow2.CreateOptions{
+		BackingFile: "b", BackingFormat: "qcow2",
+		Open: &qcow2.Options{OpenBacking: func(string, string) (qcow2.Disk, error) { return im, nil }},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := top.WriteAt([]byte("x"), 65536); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(top.Commit(t.Context(), im, nil), im.WriteZeroesAt(0, 512)); err != nil {
+		t.Fatal(err)
+	}
+	got := dirtyRanges(t, im, "on")
+	if len(got) < 2 || got[0] != (qcow2.Range{Start: 0, Length: 512}) || got[1].Start > 65536 || got[1].Start+got[1].Length <= 65536 {
+		t.Errorf("commit: %v", got)
+	}
+}
