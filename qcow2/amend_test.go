@@ -132,8 +132,9 @@ func TestAmendRefuses(t *testing.T) {
 	}
 }
 
-// TestAmendKeepsUnknown: what version 3 allows and nobody here knows survives.
-func TestAmendKeepsUnknown(t *testing.T) {
+// TestEverythingKeepsUnknown: what version 3 allows and nobody here knows
+// survives every operation.
+func TestEverythingKeepsUnknown(t *testing.T) {
 	f := memfile.New()
 	im, err := qcow2.Create(f, 1<<20, nil)
 	if err != nil {
@@ -154,7 +155,8 @@ func TestAmendKeepsUnknown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if im, err = qcow2.OpenRW(f, nil); err != nil {
+	o := &qcow2.Options{OpenBacking: func(string, string) (qcow2.Disk, error) { return qcow2.Raw(bytes.NewReader([]byte("base")), 512), nil }}
+	if im, err = qcow2.OpenRW(f, o); err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range []func() error{
@@ -164,7 +166,17 @@ func TestAmendKeepsUnknown(t *testing.T) {
 		func() error { _, err := im.WriteAt([]byte{1}, 0); return err },
 		func() error { return im.ClearBitmap("b") },
 		func() error { return im.RemoveBitmap("b") },
+		func() error { _, err := im.CreateSnapshot(t.Context(), "s", nil); return err },
+		func() error { return im.Resize(t.Context(), 3<<20, nil) },
+		func() error { _, err := im.WriteCompressedAt(make([]byte, 65536), 1<<20); return err },
+		func() error { return im.ApplySnapshot(t.Context(), "s") },
+		func() error { return im.DeleteSnapshot(t.Context(), "s") },
+		func() error { return im.ChangeBacking("base.raw", "raw") },
+		func() error { return im.Rebase(t.Context(), "", "", nil) },
+		func() error { return im.DiscardAt(0, 1<<20) },
+		im.Sync,
 		im.Close,
+		func() error { _, err := qcow2.Repair(t.Context(), f, qcow2.RepairAll, nil); return err },
 	} {
 		if err := step(); err != nil {
 			t.Fatal(err)
