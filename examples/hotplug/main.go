@@ -11,6 +11,8 @@
 package main
 
 import (
+	"bufio"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -20,22 +22,29 @@ import (
 )
 
 func main() {
-	if err := run(os.Args[1:], os.Stdout); err != nil {
-		if err != flag.ErrHelp {
-			fmt.Fprintln(os.Stderr, "hotplug:", err)
-		}
+	out := bufio.NewWriter(os.Stdout)
+	err := run(os.Args[1:], out)
+	if err == flag.ErrHelp {
+		err = nil
+	}
+	if err = errors.Join(err, out.Flush()); err != nil {
+		fmt.Fprintln(os.Stderr, "hotplug:", err)
 		os.Exit(1)
 	}
 }
 
 func run(args []string, w io.Writer) error {
 	fs := flag.NewFlagSet("hotplug", flag.ContinueOnError)
+	fs.SetOutput(w)
 	mode := fs.String("mode", acpihotplug.ClearOnRead.String(), "`generation` of the registers: latched, clear-on-read or level")
 	bus := fs.Int("bus", 0, "`selector` of the bus; others than 0 are behind a bridge in slot 3")
 	slot := fs.Int("slot", 5, "`slot` to plug the device into")
 	ssdt := fs.String("ssdt", "", "write the ACPI table to this `file`")
 	if err := fs.Parse(args); err != nil {
 		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
 	m, err := acpihotplug.ParseMode(*mode)
 	if err != nil {

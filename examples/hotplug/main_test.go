@@ -1,6 +1,7 @@
 package main
 
 import (
+	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -81,10 +82,17 @@ func TestModes(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for _, args := range [][]string{
-		{"-mode", "edge"}, {"-slot", "32"}, {"-bus", "1", "-mode", "latched"}, {"-bus", "300", "-ssdt", "/dev/null"}, {"-bus", "1", "-mode", "level", "-ssdt", "/dev/null"}, {"-x"},
+		{"-mode", "edge"}, {"-slot", "32"}, {"-bus", "1", "-mode", "latched"}, {"-bus", "300", "-ssdt", "/dev/null"}, {"-bus", "1", "-mode", "level", "-ssdt", "/dev/null"}, {"-x"}, {"latched"},
 	} {
 		if err := run(args, new(strings.Builder)); err == nil {
 			t.Errorf("%v: no error", args)
 		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	var out strings.Builder
+	if err := run([]string{"--help"}, &out); err != flag.ErrHelp || !strings.HasPrefix(out.String(), "Usage of hotplug:") {
+		t.Errorf("%v\n%s", err, out.String())
 	}
 }

@@ -10,7 +10,9 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -33,16 +35,20 @@ const (
 )
 
 func main() {
-	if err := run(os.Args[1:], os.Stdout, time.Now); err != nil {
-		if err != flag.ErrHelp {
-			fmt.Fprintln(os.Stderr, "papr:", err)
-		}
+	out := bufio.NewWriter(os.Stdout)
+	err := run(os.Args[1:], out, time.Now)
+	if err == flag.ErrHelp {
+		err = nil
+	}
+	if err = errors.Join(err, out.Flush()); err != nil {
+		fmt.Fprintln(os.Stderr, "papr:", err)
 		os.Exit(1)
 	}
 }
 
 func run(args []string, w io.Writer, clock func() time.Time) error {
 	fs := flag.NewFlagSet("papr", flag.ContinueOnError)
+	fs.SetOutput(w)
 	strict := fs.Bool("strict", false, "follow the text where QEMU does not")
 	list := fs.Bool("list", false, "list the services")
 	if err := fs.Parse(args); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"flag"
 	"strings"
 	"testing"
 	"time"
@@ -77,5 +78,12 @@ func TestOne(t *testing.T) {
 		if err := run(args, new(strings.Builder), clock); err == nil {
 			t.Errorf("%v: no error", args)
 		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	var out strings.Builder
+	if err := run([]string{"--help"}, &out, clock); err != flag.ErrHelp || !strings.HasPrefix(out.String(), "Usage of papr:") {
+		t.Errorf("%v\n%s", err, out.String())
 	}
 }
