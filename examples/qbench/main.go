@@ -28,11 +28,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"syscall"
 	"text/tabwriter"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
 	if len(os.Args) > 2 && os.Args[1] == workerCommand {
@@ -40,14 +41,15 @@ func main() {
 	} else {
 		err = run(ctx, os.Args[1:], os.Stdout)
 	}
-	if err != nil {
-		if err != flag.ErrHelp {
-			fmt.Fprintln(os.Stderr, "qbench:", err)
-		}
+	if err != nil && err != flag.ErrHelp {
+		fmt.Fprintln(os.Stderr, "qbench:", err)
 		stop()
 		os.Exit(1)
 	}
 }
+
+// maxScale keeps sizes of images far from what an int64 holds.
+const maxScale = 1 << 20
 
 // A bench is what the rows are measured with.
 type bench struct {
@@ -60,6 +62,7 @@ type bench struct {
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("qbench", flag.ContinueOnError)
+	fs.SetOutput(out)
 	b := &bench{out: out}
 	dir := fs.String("dir", "", "make the images in this `directory`; default one of its own in /dev/shm")
 	keep := fs.Bool("keep", false, "leave the images there, and use those that are")
@@ -71,12 +74,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
 	want, err := regexp.Compile(*only)
 	if err != nil {
 		return err
 	}
-	if b.scale <= 0 || b.runs < 1 || b.pairs < 1 {
-		return fmt.Errorf("scale, runs and pairs are positive")
+	if !(b.scale > 0 && b.scale <= maxScale) || b.runs < 1 || b.pairs < 1 {
+		return fmt.Errorf("runs and pairs are positive, scale is over 0 and at most %d", maxScale)
 	}
 	if b.self, err = os.Executable(); err != nil {
 		return err
