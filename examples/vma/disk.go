@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"syscall"
 
 	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/qcow2"
@@ -52,6 +54,9 @@ func openRaw(path string, write bool) (*disk, error) {
 		return nil, err
 	}
 	size, err := f.Seek(0, io.SeekEnd) // of a block device too
+	if fi, e := f.Stat(); e == nil && fi.IsDir() {
+		err = &fs.PathError{Op: "open", Path: path, Err: syscall.EISDIR}
+	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

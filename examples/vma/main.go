@@ -108,6 +108,10 @@ func (c *command) dispatch(args []string) error {
 	if len(args) == 0 {
 		return errUsage
 	}
+	if args[0] == "-h" || args[0] == "--help" {
+		_, err := io.WriteString(c.stdout, usage)
+		return err
+	}
 	if args[0] == "create" {
 		return c.create(args[1:])
 	}

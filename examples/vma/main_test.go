@@ -341,6 +341,12 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%q: %+v", args, r)
 		}
 	}
+	if r := do(t, nil, "--help"); r.code != 0 || r.stdout != usage || r.stderr != "" {
+		t.Errorf("%+v", r)
+	}
+	if r := do(t, nil, "create", filepath.Join(t.TempDir(), "a.vma"), "d="+t.TempDir()); r.code != 133 || !strings.Contains(r.stderr, "is a directory") {
+		t.Errorf("%+v", r)
+	}
 	if r := do(t, nil, "list", "/does/not/exist"); r.code != 133 || !strings.HasPrefix(r.stderr, "vma: ERROR: open") {
 		t.Errorf("%+v", r)
 	}
