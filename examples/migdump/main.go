@@ -71,10 +71,14 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 		}
 		return p.status(c.run(p, args[1:]))
 	}
-	for _, c := range commands {
-		fmt.Fprintf(errOut, "usage: migdump %s %s\n", c.name, c.args)
+	status, w := 2, errOut
+	if len(args) > 0 && (args[0] == "-h" || args[0] == "--help") {
+		status, w = 0, out
 	}
-	return 2
+	for _, c := range commands {
+		fmt.Fprintf(w, "usage: migdump %s %s\n", c.name, c.args)
+	}
+	return status
 }
 
 // status tells an error and returns the exit status that it makes.

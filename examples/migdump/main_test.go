@@ -192,6 +192,7 @@ func TestUsage(t *testing.T) {
 	} {
 		contains(t, migdump(t, 2, args...), "usage: migdump")
 	}
+	contains(t, migdump(t, 0, "--help"), "usage: migdump dump", "usage: migdump convert")
 	migdump(t, 0, "dump", "-h")
 	migdump(t, 1, "dump", "/nonexistent")
 	migdump(t, 1, "dump", "-vmdesc", "main.go", noneMig)

@@ -61,12 +61,16 @@ var commands = map[string]struct {
 func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	p := &program{in: in, out: out, err: errOut}
 	if len(args) == 0 {
-		p.usage()
+		p.usage(errOut)
 		return 2
+	}
+	if args[0] == "-h" || args[0] == "--help" {
+		p.usage(out)
+		return 0
 	}
 	c, ok := commands[args[0]]
 	if !ok {
-		p.usage()
+		p.usage(errOut)
 		return 2
 	}
 	p.flags = flag.NewFlagSet(args[0], flag.ContinueOnError)
@@ -92,9 +96,9 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	return 1
 }
 
-func (p *program) usage() {
+func (p *program) usage(w io.Writer) {
 	for _, name := range []string{"info", "records", "verify", "memory", "patch", "convert"} {
-		fmt.Fprintf(p.err, "usage: xlstream %s %s\n", name, commands[name].args)
+		fmt.Fprintf(w, "usage: xlstream %s %s\n", name, commands[name].args)
 	}
 }
 

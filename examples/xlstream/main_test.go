@@ -224,6 +224,7 @@ func TestPipes(t *testing.T) {
 
 func TestCommandLine(t *testing.T) {
 	contains(t, xlstream(t, 2), "usage: xlstream info")
+	contains(t, xlstream(t, 0, "--help"), "usage: xlstream info", "usage: xlstream convert")
 	contains(t, xlstream(t, 2, "nonsense"), "usage: xlstream info")
 	contains(t, xlstream(t, 2, "info"), "usage: xlstream info")
 	contains(t, xlstream(t, 2, "info", "-nonsense"), "not defined")
