@@ -56,11 +56,19 @@ func subcommands() []subcommand {
 	}
 }
 
+// exitInterrupted is what a shell tells of a program that SIGINT ended, as it
+// ends qemu-img.
+const exitInterrupted = 130
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	c := &command{ctx, os.Stdin, os.Stdout, os.Stderr}
-	os.Exit(c.main(os.Args[1:]))
+	code := c.main(os.Args[1:])
+	if code != 0 && ctx.Err() != nil {
+		code = exitInterrupted
+	}
+	os.Exit(code)
 }
 
 // An exitError is one with an exit code other than 1. It may lack an error,
