@@ -9,6 +9,8 @@
 // An offset of the disk is an index into the L1 table, one into an L2 table
 // and a place in a data cluster. All numbers are little-endian.
 //
+// # Capabilities
+//
 //	feature                         read  write  create  check
 //	backing file                    yes   yes    yes     -
 //	raw backing file (no-probe)     yes   yes    yes     -
