@@ -80,6 +80,10 @@ const (
 	// much it makes read as zeros: a copy that is cancelled ends within that.
 	sharedPiece = 64 << 20
 	zeroPiece   = 64 << 20
+
+	// worthSharing is how much the system has to be asked for at once to be no
+	// slower than reading and writing, where it does just that too.
+	worthSharing = 2 << 20
 )
 
 // withDefaults returns a copy of o with the defaults filled in for a source

@@ -19,6 +19,7 @@ import (
 	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/internal/memfile"
+	"github.com/virtfmt/virtfmt/internal/sparse"
 )
 
 // A model is a disk of known bytes and made-up extents.
@@ -414,9 +415,19 @@ func TestCopyShared(t *testing.T) {
 		}
 		d.list[i] = e
 	}
+	whole := &hosted{model: &model{data: make([]byte, 3<<20)}, files: files[:]}
+	whole.list = []block.Extent{{Start: 0, Length: 3 << 20, Kind: block.Data, HostOffset: 4096}}
+	if _, err := files[0].ReadAt(whole.data, 4096); err != nil {
+		t.Fatal(err)
+	}
 	for _, old := range []int{0, 100, 5 << 20} {
 		dst, err := os.Create(filepath.Join(dir, "dst"))
 		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = sparse.CopyRange(dst, 0, files[0], 0, 1)
+		can := err == nil
+		if err := dst.Truncate(0); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := dst.Write(bytes.Repeat([]byte{9}, old)); err != nil {
@@ -429,6 +440,15 @@ func TestCopyShared(t *testing.T) {
 		}
 		judge(t, fmt.Sprintf("over %d bytes", old), d.model, got, stats, err)
 		t.Logf("over %d bytes: %+v", old, stats)
+
+		stats, err = block.Copy(t.Context(), dst, whole, &block.CopyOptions{Sparse: -1})
+		if got, readErr = os.ReadFile(dst.Name()); readErr != nil {
+			t.Fatal(readErr)
+		}
+		judge(t, "one extent", whole.model, got, stats, err)
+		if can && stats.Shared != 3<<20 {
+			t.Errorf("the system copied %d bytes of one extent", stats.Shared)
+		}
 		dst.Close()
 	}
 }

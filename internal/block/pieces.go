@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/sparse"
 )
 
 // follows reports whether p can be one piece with run, before it.
@@ -21,6 +22,10 @@ func (c *copier) pieces() iter.Seq[piece] {
 		if c.Sparse > 0 || c.InOrder || c.dst.file() == nil {
 			hosts = nil
 		}
+		least := int64(worthSharing)
+		if hosts != nil && sparse.SharesBlocks(c.dst.file()) {
+			least = 0
+		}
 		var run piece // what is not yielded yet
 		for e, err := range WholeDisk(c.src) {
 			if err != nil {
@@ -32,7 +37,7 @@ func (c *copier) pieces() iter.Seq[piece] {
 				continue
 			}
 			next := piece{off: e.Start, n: e.Length, zero: e.IsZero()}
-			if hosts != nil && e.Kind == Data && e.HostOffset != NoOffset {
+			if hosts != nil && e.Kind == Data && e.HostOffset != NoOffset && e.Length >= least {
 				next.host, _ = hosts.HostFile(e.Depth).(*os.File)
 				next.hostAt = e.HostOffset
 			}

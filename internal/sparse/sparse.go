@@ -55,6 +55,11 @@ func CopyRange(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) (int64
 	return done, nil
 }
 
+// SharesBlocks reports whether the file system of f may let files share blocks,
+// or copy between them without the data coming here. It is false for those
+// known to copy by way of memory: to read and to write is as fast there.
+func SharesBlocks(f *os.File) bool { return sharesBlocks(f) }
+
 // unsupported returns the error of an operation that the system or the file
 // system does not have.
 func unsupported(op string, f *os.File, err error) error {

@@ -7,12 +7,14 @@ import (
 	"syscall"
 )
 
-// lseek(2) and fallocate(2).
+// lseek(2), fallocate(2) and statfs(2).
 const (
 	seekToData = 3
 	seekToHole = 4
 	keepSize   = 1
 	punch      = 2
+	tmpfs      = 0x01021994
+	ext        = 0xef53 // ext2, ext3 and ext4
 )
 
 func seekData(f *os.File, off int64) (int64, error) { return seek(f, off, seekToData) }
@@ -54,4 +56,15 @@ func allocate(f *os.File, mode uint32, off, n int64) error {
 		return unsupported("fallocate", f, failed)
 	}
 	return &os.PathError{Op: "fallocate", Path: f.Name(), Err: failed}
+}
+
+func sharesBlocks(f *os.File) bool {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var st syscall.Statfs_t
+	var failed error
+	err = c.Control(func(fd uintptr) { failed = syscall.Fstatfs(int(fd), &st) })
+	return err != nil || failed != nil || st.Type != tmpfs && st.Type != ext
 }

@@ -17,6 +17,8 @@ func copyRange(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) (int64
 	return 0, no("copy", dst)
 }
 
+func sharesBlocks(*os.File) bool { return false }
+
 func no(op string, f *os.File) error {
 	return unsupported(op, f, errors.New("not on "+runtime.GOOS))
 }
