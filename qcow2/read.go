@@ -36,6 +36,12 @@ func (im *Image) readDisk(r *root, p []byte, off int64) (int, error) {
 // readVia fills p from any mapping, at an offset that may lie past the end of
 // the disk, where VM state is.
 func (im *Image) readVia(r *root, p []byte, off guestOff) (int, error) {
+	if host, ok := im.findPlain(r, off, int64(len(p))); ok {
+		if err := im.readStored(p, host); err != nil {
+			return 0, err
+		}
+		return len(p), nil
+	}
 	n := 0
 	for n < len(p) {
 		m, err := im.readRun(r, p[n:], off+guestOff(n))
