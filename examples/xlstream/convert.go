@@ -79,25 +79,14 @@ func container(from libxlfmt.Container, to, config string) (libxlfmt.Container, 
 	return c, nil
 }
 
-// writeFile writes to a new file, which it removes again if that fails.
+// writeFile writes to a file, which keeps what it held if that fails.
 func (p *program) writeFile(name string, src io.Reader, r *libxlfmt.Reader, o *libxlfmt.WriterOptions) error {
 	if f, ok := src.(*os.File); ok {
 		if err := distinct(f, name); err != nil {
 			return err
 		}
 	}
-	f, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	err = p.write(f, r, o)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		os.Remove(name)
-	}
-	return err
+	return replaceFile(name, func(f io.Writer) error { return p.write(f, r, o) })
 }
 
 func (p *program) write(out io.Writer, r *libxlfmt.Reader, o *libxlfmt.WriterOptions) error {

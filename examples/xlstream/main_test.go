@@ -132,6 +132,9 @@ func TestMemory(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v", zeros, len(got), err)
 		}
 	}
+	if got := xlstream(t, 0, "memory", name, "-"); got != string(want) {
+		t.Errorf("on standard output: %d bytes", len(got))
+	}
 	contains(t, xlstream(t, 0, "memory", "-map", name), "0x00000000        1 normal", "0x00000001        1 xtab      -")
 	var runs []runLine
 	if err := json.Unmarshal([]byte(xlstream(t, 0, "memory", "-map", "-json", name)), &runs); err != nil || len(runs) != 3 || runs[1].Offset != nil {
@@ -202,7 +205,38 @@ func TestConvert(t *testing.T) {
 	contains(t, xlstream(t, 1, "convert", "-to", "libxc", name, name), "is the file to read")
 	contains(t, xlstream(t, 1, "convert", "-to", "libxc", "-config", xml, name, other), "no place")
 	xlstream(t, 1, "convert", "-to", "tar", name, other)
+	// What cannot be converted leaves the file that was there, and nothing else.
+	if err := os.WriteFile(name, a[:len(a)-1], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, xlstream(t, 1, "convert", name, other), "stream ends")
+	if now, err := os.ReadFile(other); err != nil || len(now) == 0 {
+		t.Errorf("a conversion that failed left %d bytes of the file before it, %v", len(now), err)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 4 {
+		t.Errorf("%v, %v", files, err)
+	}
 	xlstream(t, 2, "convert", "-xenstore", "other", name, other)
+}
+
+// TestSpecialFiles: what is no regular file is written as it is, and stays.
+func TestSpecialFiles(t *testing.T) {
+	name := saved(t)
+	null := filepath.Join(t.TempDir(), "null")
+	if err := os.Symlink(os.DevNull, null); err != nil {
+		t.Fatal(err)
+	}
+	xlstream(t, 0, "convert", name, null)
+	if err := os.Truncate(name, 5000); err != nil {
+		t.Fatal(err)
+	}
+	xlstream(t, 1, "convert", name, null)
+	if _, err := os.Lstat(null); err != nil {
+		t.Error(err)
+	}
+	if fi, err := os.Stat(os.DevNull); err != nil || fi.Mode().IsRegular() {
+		t.Errorf("%s is gone, %v", os.DevNull, err)
+	}
 }
 
 // TestPipes: what needs no seeking takes standard input and output.

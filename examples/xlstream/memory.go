@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/virtfmt/virtfmt/libxlfmt"
@@ -54,8 +55,12 @@ func (p *program) memory(args []string) error {
 	return p.extract(m, f, args[1], *zeros)
 }
 
-// extract writes memory to a file of its own.
+// extract writes memory to a file of its own, or to standard output.
 func (p *program) extract(m *libxlfmt.Memory, src *os.File, name string, zeros bool) error {
+	if name == "-" {
+		_, err := io.Copy(p.out, io.NewSectionReader(m, 0, m.Size()))
+		return err
+	}
 	if err := distinct(src, name); err != nil {
 		return err
 	}
@@ -79,18 +84,6 @@ func (p *program) extract(m *libxlfmt.Memory, src *os.File, name string, zeros b
 	}
 	_, err = fmt.Fprintf(p.out, "%d bytes of memory: %d written, %d in holes\n", m.Size(), stats.Written, stats.Skipped+stats.Zeroed)
 	return err
-}
-
-// distinct refuses to write over what is read.
-func distinct(src *os.File, name string) error {
-	a, err := src.Stat()
-	if err != nil {
-		return err
-	}
-	if b, err := os.Stat(name); err == nil && os.SameFile(a, b) {
-		return fmt.Errorf("%s is the file to read", name)
-	}
-	return nil
 }
 
 func (p *program) printRuns(m *libxlfmt.Memory) error {
