@@ -14,14 +14,19 @@ import (
 var (
 	opName       = []byte{0x08}
 	opScope      = []byte{0x10}
+	opString     = []byte{0x0d}
 	opBuffer     = []byte{0x11}
+	opPackage    = []byte{0x12}
 	opMethod     = []byte{0x14}
 	opStore      = []byte{0x70}
 	opShiftLeft  = []byte{0x79}
 	opShiftRight = []byte{0x7a}
 	opAnd        = []byte{0x7b}
 	opNotify     = []byte{0x86}
+	opIndex      = []byte{0x88}
+	opNot        = []byte{0x92}
 	opEqual      = []byte{0x93}
+	opLess       = []byte{0x95}
 	opIf         = []byte{0xa0}
 	opReturn     = []byte{0xa4}
 	opMutex      = []byte{0x5b, 0x01}
@@ -177,6 +182,9 @@ func shiftLeft(v, n []byte) []byte      { return term(opShiftLeft, v, n, []byte{
 func shiftRight(v, n []byte) []byte     { return term(opShiftRight, v, n, []byte{noTarget}) }
 func and(a, b []byte) []byte            { return term(opAnd, a, b, []byte{noTarget}) }
 func equal(a, b []byte) []byte          { return term(opEqual, a, b) }
+func less(a, b []byte) []byte           { return term(opLess, a, b) }
+func not(v []byte) []byte               { return term(opNot, v) }
+func element(v, n []byte) []byte        { return term(opIndex, v, n, []byte{noTarget}) }
 func ret(v []byte) []byte               { return term(opReturn, v) }
 func notify(seg string, v []byte) []byte {
 	return term(opNotify, name(seg), v)
@@ -197,6 +205,11 @@ func locked(path string, body ...[]byte) []byte {
 }
 
 func buffer(b []byte) []byte { return pkg(opBuffer, num(uint64(len(b))), b) }
+
+func text(s string) []byte { return term(opString, []byte(s), []byte{0}) }
+
+// pair encodes a package of two elements.
+func pair(a, b []byte) []byte { return pkg(opPackage, []byte{2}, a, b) }
 
 // eisaID encodes an identifier of three capitals and four hexadecimal digits
 // in capitals, such as PNP0A06: ACPI 6.4 section 19.6.38.

@@ -150,3 +150,15 @@ func (g *Guest) Removable(bus, slot int) bool {
 	g.selectBus(bus)
 	return g.in32(block+RegRemovable)>>slot&1 == 1
 }
+
+// AcpiIndex does what the _DSM method of a slot's device does to learn its
+// acpi-index. It is 0 if the device has none, or the block no [RegIndex].
+func (g *Guest) AcpiIndex(bus, slot int) uint32 {
+	block, _, _ := g.bases()
+	g.selectBus(bus)
+	g.out32(block+RegIndex, 1<<slot)
+	if index := g.in32(block + RegIndex); index != 0xffffffff {
+		return index
+	}
+	return 0
+}

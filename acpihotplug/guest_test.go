@@ -155,6 +155,34 @@ func TestGuestCycles(t *testing.T) {
 	}
 }
 
+// TestGuestAcpiIndex: a guest finds the index, or nothing where the block ends
+// before the register; the table asks for it where the Device has it.
+func TestGuestAcpiIndex(t *testing.T) {
+	for _, c := range []struct {
+		mode acpihotplug.Mode
+		size uint64
+		want uint32
+	}{
+		{acpihotplug.Latched, 0, 9}, {acpihotplug.ClearOnRead, 0, 9}, {acpihotplug.ClearOnRead, acpihotplug.SizeQEMU6, 9},
+		{acpihotplug.ClearOnRead, acpihotplug.SizeQEMU2, 0}, {acpihotplug.Latched, acpihotplug.Size2012, 0},
+		{acpihotplug.Level, 0, 0},
+	} {
+		d := acpihotplug.Device{Mode: c.mode, BlockSize: c.size, AcpiIndex: func(bus, slot int) uint32 { return uint32(slot) + 4 }}
+		p := acpihotplug.Ports{Device: &d}
+		g := acpihotplug.Guest{IO: p, Mode: c.mode}
+		if got := g.AcpiIndex(0, 5); got != c.want {
+			t.Errorf("%v, block of %d bytes: index %d, want %d", c.mode, c.size, got, c.want)
+		}
+		if got := p.SSDT().AcpiIndex; got != (c.want != 0) {
+			t.Errorf("%v, block of %d bytes: the table asks for the index: %v", c.mode, c.size, got)
+		}
+		d.AcpiIndex = nil
+		if p.SSDT().AcpiIndex {
+			t.Error("the table asks for an index that no device has")
+		}
+	}
+}
+
 // qemuPorts lets a Guest run on a real QEMU.
 type qemuPorts struct{ *qtest.VM }
 
@@ -181,11 +209,14 @@ func TestGuestOnQEMU(t *testing.T) {
 		t.Error("slots 1 and 3 are fixed, 2 is not")
 	}
 	for bus, name := range []string{"pci.0", "br"} {
-		if _, err := vm.QMP("device_add", map[string]any{"driver": "pci-testdev", "id": "d", "bus": name, "addr": "7"}); err != nil {
+		if _, err := vm.QMP("device_add", map[string]any{"driver": "pci-testdev", "id": "d", "bus": name, "addr": "7", "acpi-index": 40 + bus}); err != nil {
 			t.Fatal(err)
 		}
 		if got, want := g.Interrupt(), []acpihotplug.Notice{{bus, 7, acpihotplug.DeviceCheck}}; !slices.Equal(got, want) {
 			t.Errorf("told %v, want %v", got, want)
+		}
+		if got, none := g.AcpiIndex(bus, 7), g.AcpiIndex(bus, 8); got != uint32(40+bus) || none != 0 {
+			t.Errorf("acpi-index %d, of an empty slot %d", got, none)
 		}
 		if _, err := vm.QMP("device_del", map[string]any{"id": "d"}); err != nil {
 			t.Fatal(err)

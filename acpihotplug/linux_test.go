@@ -4,7 +4,6 @@ package acpihotplug_test
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -124,37 +123,10 @@ func await(t *testing.T, serial, pattern string) {
 // revision later so that Linux takes it in place of the other.
 func dsdt(t *testing.T, bin string, args []string) []byte {
 	t.Helper()
-	vm := qtest.Start(t, bin, append([]string{"-m", "256", "-global", noBridges, "-global", "PIIX4_PM.acpi-root-pci-hotplug=off"}, args...)...)
-	read := func(selector uint16, n int) []byte {
-		vm.Out(0x510, 2, uint32(selector)) // fw_cfg
-		b := make([]byte, n)
-		for i := range b {
-			b[i] = byte(vm.In(0x511, 1))
-		}
-		return b
-	}
-	const directory = 0x19
-	files := int(binary.BigEndian.Uint32(read(directory, 4)))
-	entries := read(directory, 4+64*files)[4:]
-	for ; len(entries) > 0; entries = entries[64:] {
-		if !bytes.HasPrefix(entries[8:], []byte("etc/acpi/tables\x00")) {
-			continue
-		}
-		tables := read(binary.BigEndian.Uint16(entries[4:]), int(binary.BigEndian.Uint32(entries)))
-		b := tables[bytes.Index(tables, []byte("DSDT")):]
-		b = b[:binary.LittleEndian.Uint32(b[4:])]
-		b[24]++ // OEM revision
-		b[9] = 0
-		for _, c := range b[10:] { // firmware would set the checksum
-			b[9] -= c
-		}
-		for _, c := range b[:9] {
-			b[9] -= c
-		}
-		return b
-	}
-	t.Fatal("QEMU has no ACPI tables")
-	return nil
+	b := qemuDSDT(t, bin, append([]string{"-m", "256", "-global", noBridges, "-global", "PIIX4_PM.acpi-root-pci-hotplug=off"}, args...)...)
+	b[24]++ // OEM revision
+	b[9]--  // checksum
+	return b
 }
 
 // initramfs returns an archive of the tables, which Linux loads before it

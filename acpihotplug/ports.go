@@ -59,9 +59,11 @@ func (s Ports) find(port uint16) (off uint64, gpe, ok bool) {
 }
 
 // SSDT returns the description of the table for a Device at these ports: its
-// mode, and bus 0 with the slots that are not fixed.
+// mode, bus 0 with the slots that are not fixed, and the acpi-index where the
+// Device has a hook for it and the register.
 func (s Ports) SSDT() SSDT {
 	base, _ := s.bases()
 	fixed := s.Device.Bus[0].Fixed
-	return SSDT{Mode: s.Device.Mode, Base: base, Slots: defaultSlots &^ fixed, Fixed: fixed}
+	index := s.Device.AcpiIndex != nil && s.Device.size() >= SizeQEMU6 && s.Device.Mode != Level
+	return SSDT{Mode: s.Device.Mode, Base: base, Slots: defaultSlots &^ fixed, Fixed: fixed, AcpiIndex: index}
 }

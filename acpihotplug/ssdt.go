@@ -46,6 +46,11 @@ type SSDT struct {
 	// configuration space has a device there. Linux does without.
 	Status bool
 
+	// AcpiIndex adds a _DSM method to each slot, which tells the acpi-index of
+	// its device, if that has one. The Device needs RegIndex for it, which
+	// Level does not have: see Size constants.
+	AcpiIndex bool
+
 	// Reserve adds a device that claims the ports of the registers.
 	Reserve bool
 
@@ -129,6 +134,8 @@ func (s *SSDT) withDefaults() (*SSDT, error) {
 		return nil, fmt.Errorf("acpihotplug: OEM ids %q and %q: at most 6 and 8 bytes", t.OEMID, t.OEMTableID)
 	case len(t.Bridges) > 0 && t.Mode != ClearOnRead:
 		return nil, fmt.Errorf("acpihotplug: bridges need mode %v", ClearOnRead)
+	case t.AcpiIndex && t.Mode == Level:
+		return nil, fmt.Errorf("acpihotplug: mode %v has no acpi-index", Level)
 	}
 	seen := [NumBuses]bool{0: true}
 	return &t, checkBridges(t.Bridges, &seen, 0)
@@ -159,7 +166,10 @@ func checkBridges(bridges []Bridge, seen *[NumBuses]bool, depth int) error {
 
 // regionSize returns how many bytes of registers the table uses.
 func (s *SSDT) regionSize() int {
-	if s.Mode == ClearOnRead {
+	switch {
+	case s.AcpiIndex:
+		return SizeQEMU6
+	case s.Mode == ClearOnRead:
 		return SizeQEMU2
 	}
 	return Size2012
@@ -207,7 +217,13 @@ func (s *SSDT) registers() []byte {
 		b = term(b, region("RMVC", spaceIO, base+RegRemovable, 4, access, bitField("PCRM", 32)))
 	}
 	if s.Mode == ClearOnRead {
-		b = term(b, region("BNMR", spaceIO, base+RegSelect, 4, access, bitField("BNUM", 32)), mutex("BLCK"))
+		b = term(b, region("BNMR", spaceIO, base+RegSelect, 4, access, bitField("BNUM", 32)))
+	}
+	if s.AcpiIndex {
+		b = term(b, region("AIDX", spaceIO, base+RegIndex, 4, access, bitField("PIDX", 32)))
+	}
+	if s.hasLock() {
+		b = term(b, mutex("BLCK"))
 	}
 	if s.Reserve {
 		b = term(b, s.reservation())
@@ -229,10 +245,13 @@ func (s *SSDT) reservation() []byte {
 	)
 }
 
-// locked runs the body with the buses' selector kept to itself, where there is
-// one.
+// hasLock reports whether it takes several accesses that belong together to
+// select a bus, or to ask for an index: any write to the block drops that.
+func (s *SSDT) hasLock() bool { return s.Mode == ClearOnRead || s.AcpiIndex }
+
+// locked runs the body with the registers kept to itself, where that matters.
 func (s *SSDT) locked(body ...[]byte) []byte {
-	if s.Mode != ClearOnRead {
+	if !s.hasLock() {
 		return term(body...)
 	}
 	return locked(s.Path+".BLCK", body...)
@@ -262,6 +281,9 @@ func (s *SSDT) methods() []byte {
 			s.locked(s.selectBus(arg(0)), store(name("PCRM"), local(0))),
 			ret(and(shiftRight(local(0), slot), num(1))),
 		))
+	}
+	if s.AcpiIndex {
+		b = term(b, s.indexMethods())
 	}
 	return b
 }
@@ -330,6 +352,9 @@ func (s *SSDT) slot(b Bridge, n int) []byte {
 	}
 	if s.Removable {
 		t = term(t, method("_RMV", 0, ret(call("PCRV", s.at(b.Select, n)))))
+	}
+	if s.AcpiIndex {
+		t = term(t, s.labelMethod(b.Select, n))
 	}
 	if b.Fixed&(1<<n) == 0 {
 		t = term(t, method("_EJ0", 1, call("PCEJ", s.at(b.Select, n))))

@@ -1,6 +1,7 @@
 package acpihotplug_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -31,10 +32,11 @@ var tables = map[string]acpihotplug.SSDT{
 		Mode: acpihotplug.ClearOnRead, Slots: 1<<3 | 1<<4, Declared: 1 << 4, Removable: true,
 		Bridges: []acpihotplug.Bridge{{Slot: 4, Select: 1, Slots: 1 << 1, Declared: 1 << 1}},
 	},
-	"root": {Path: `\PCI1`, Slots: 1 << 4},
+	"root":  {Path: `\PCI1`, Slots: 1 << 4},
+	"index": {AcpiIndex: true, Slots: 1<<4 | 1<<31, Reserve: true},
 	"bridges": {
 		Mode: acpihotplug.ClearOnRead, Slots: 1<<1 | 1<<5, Fixed: 1<<3 | 1<<4,
-		Removable: true, Status: true, Reserve: true,
+		Removable: true, Status: true, AcpiIndex: true, Reserve: true,
 		Bridges: []acpihotplug.Bridge{
 			{Slot: 4, Select: 1},
 			{Slot: 3, Select: 2, Slots: 1<<5 | 1<<6, Bridges: []acpihotplug.Bridge{{Slot: 5, Select: 255, Slots: 1 << 7}}},
@@ -78,6 +80,8 @@ func TestSSDTErrors(t *testing.T) {
 	for want, s := range map[string]acpihotplug.SSDT{
 		"not a mode":                {Mode: 3},
 		"do not fit":                {Base: 0xfff8},
+		"base 0xffec":               {Mode: modern, AcpiIndex: true, Base: 0xffec},
+		"no acpi-index":             {Mode: acpihotplug.Level, AcpiIndex: true},
 		`path "PCI0"`:               {Path: "PCI0"},
 		`path "\\"`:                 {Path: `\`},
 		`path "\\_SB.PCI00"`:        {Path: `\_SB.PCI00`},
@@ -163,12 +167,13 @@ func TestIASL(t *testing.T) {
 type acpi struct {
 	t        *testing.T
 	dir, bin string
+	tables   []string // in dir
 }
 
 func newACPI(t *testing.T, s acpihotplug.SSDT) acpi {
 	t.Helper()
 	bin := difftest.Tool(t, "acpiexec", "")
-	return acpi{t, workDir(t, difftest.Tool(t, "iasl", ""), table(t, s)), bin}
+	return acpi{t, workDir(t, difftest.Tool(t, "iasl", ""), table(t, s)), bin, []string{"dsdt.aml", "t.aml"}}
 }
 
 func (a acpi) run(registers map[string]uint32, commands ...string) string {
@@ -188,7 +193,11 @@ func (a acpi) run(registers map[string]uint32, commands ...string) string {
 		if try > 0 && !strings.Contains(out, "Outstanding cache") {
 			break
 		}
-		r = difftest.TryIn(a.t, []byte(stdin), a.bin, "-fi", path, filepath.Join(a.dir, "dsdt.aml"), filepath.Join(a.dir, "t.aml"))
+		args := []string{"-fi", path}
+		for _, name := range a.tables {
+			args = append(args, filepath.Join(a.dir, name))
+		}
+		r = difftest.TryIn(a.t, []byte(stdin), a.bin, args...)
 		out = string(r.Stdout) + string(r.Stderr)
 	}
 	if r.Code != 0 || strings.Contains(out, "AE_") || strings.Contains(out, "Error") {
@@ -317,6 +326,40 @@ func TestACPIExecSlots(t *testing.T) {
 	}
 	if diff := cmp.Diff(wantNotices, got); diff != "" {
 		t.Errorf("(-want +acpiexec):\n%s", diff)
+	}
+}
+
+// TestACPIExecIndex asks slots for their acpi-index: one bus or many, with an
+// index, without, and where the register is missing.
+func TestACPIExecIndex(t *testing.T) {
+	const uuid = "D0 37 C9 E5 53 35 7A 4D 91 17 EA 4D 19 C3 43 4D"
+	dsm := func(uuid string, revision, function int) string {
+		return fmt.Sprintf(`evaluate \_SB.PCI0.S20._DSM (%s) %d %d [0]`, uuid, revision, function)
+	}
+	for _, mode := range []acpihotplug.Mode{acpihotplug.Latched, acpihotplug.ClearOnRead} {
+		a := newACPI(t, acpihotplug.SSDT{Mode: mode, AcpiIndex: true, Slots: 1 << 4})
+		// The interpreter's register holds what was written: 1 << 4.
+		got := a.judge(nil, dsm(uuid, 2, 0), dsm(uuid, 2, 7), dsm(uuid, 2, 1), dsm(uuid, 1, 0), dsm(uuid[:45]+"4C", 2, 0))
+		want := judged{Buffers: []string{"81", "00", "00", "00"}, Packages: []string{"0000000000000010"}}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%v (-want +acpiexec):\n%s", mode, diff)
+		}
+		// What the register reads instead, by a constant (and Noops) in its place.
+		for value, answer := range map[string]string{"Zero": "00", "Ones": "00", "0x7": "81"} {
+			b := bytes.Replace(table(t, acpihotplug.SSDT{Mode: mode, AcpiIndex: true, Slots: 1 << 4}),
+				[]byte("\x70PIDX\x60"), map[string][]byte{
+					"Zero": []byte("\x70\x00\x60\xa3\xa3\xa3"), "Ones": []byte("\x70\xff\x60\xa3\xa3\xa3"), "0x7": []byte("\x70\x0a\x07\x60\xa3\xa3"),
+				}[value], 1)
+			var sum byte
+			for _, c := range b {
+				sum += c
+			}
+			b[9] -= sum
+			must(t, os.WriteFile(filepath.Join(a.dir, "t.aml"), b, 0o644))
+			if got := a.judge(nil, dsm(uuid, 2, 0)); !slices.Equal(got.Buffers, []string{answer}) {
+				t.Errorf("%v: register reads %s: %q, want %s", mode, value, got.Buffers, answer)
+			}
+		}
 	}
 }
 
