@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"fmt"
 	"iter"
 
 	"github.com/virtfmt/virtfmt/internal/block"
@@ -67,10 +68,15 @@ func (im *Image) extents(r *root, off, n int64, yield func(Extent, error) bool) 
 // checkRange refuses ranges that no disk has, and closed images.
 func (im *Image) checkRange(off, n int64) error {
 	if off < 0 || n < 0 {
-		return ErrOutOfRange
+		return im.outOfRange(off, n)
 	}
 	if im.closed.Load() {
 		return ErrClosed
 	}
 	return nil
+}
+
+// outOfRange is the error for n bytes at off.
+func (im *Image) outOfRange(off, n int64) error {
+	return fmt.Errorf("%w: %d bytes at %d of %d", ErrOutOfRange, n, off, im.Size())
 }

@@ -28,7 +28,7 @@ func (v vmState) ReadAt(p []byte, off int64) (int, error) {
 	}
 	start := im.vmStateOffset(v.r.size.Load())
 	if off > math.MaxInt64-int64(start)-int64(len(p)) {
-		return 0, ErrOutOfRange
+		return 0, im.outOfRange(off, int64(len(p)))
 	}
 	return im.readVia(v.r, p, start+guestOff(off))
 }

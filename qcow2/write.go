@@ -38,7 +38,7 @@ func (im *Image) beginWrite(off, n int64) error {
 	}
 	if off > im.Size() || n > im.Size()-off {
 		im.gate.RUnlock()
-		return ErrOutOfRange
+		return im.outOfRange(off, n)
 	}
 	if err := im.record(off, n); err != nil {
 		im.gate.RUnlock()

@@ -20,11 +20,11 @@ func (img *Image) Extents(off, n int64) iter.Seq2[Extent, error] {
 // extents is Extents by way of lookup, which returns a run and the backing file.
 func (img *Image) extents(off, n int64, lookup func(off guestOff, n int64) (run, Disk, error)) iter.Seq2[Extent, error] {
 	return block.Merge(func(yield func(Extent, error) bool) {
-		end := min(img.Size(), off+max(0, n))
-		if off < 0 || off+n < off {
-			yield(Extent{}, ErrOutOfRange)
+		if off < 0 || n < 0 {
+			yield(Extent{}, img.outOfRange(off, n))
 			return
 		}
+		end := off + min(n, max(0, img.Size()-off))
 		for off < end {
 			r, backing, err := lookup(guestOff(off), end-off)
 			if err != nil {

@@ -41,7 +41,7 @@ func (img *Image) ReadAt(p []byte, off int64) (int, error) {
 // readAt is ReadAt with img.life held.
 func (img *Image) readAt(p []byte, off int64) (int, error) {
 	if off < 0 {
-		return 0, fmt.Errorf("%w: read at %d", ErrOutOfRange, off)
+		return 0, img.outOfRange(off, int64(len(p)))
 	}
 	size := img.size.Load()
 	if off >= size {

@@ -56,9 +56,14 @@ func (img *Image) mayWrite(off, n int64) error {
 		return ErrMetadataOnly
 	}
 	if size := img.size.Load(); off < 0 || n < 0 || off > size || n > size-off {
-		return fmt.Errorf("%w: %d bytes at %d of %d", ErrOutOfRange, n, off, size)
+		return img.outOfRange(off, n)
 	}
 	return nil
+}
+
+// outOfRange is the error for n bytes at off.
+func (img *Image) outOfRange(off, n int64) error {
+	return fmt.Errorf("%w: %d bytes at %d of %d", ErrOutOfRange, n, off, img.size.Load())
 }
 
 // writeSome writes a first part of p and returns its length.
