@@ -129,8 +129,8 @@ type CheckResult struct {
 	Truncated bool
 }
 
-// Clean reports whether nothing wrong is left but leaks.
-func (r *CheckResult) Clean() bool { return r.Corruptions == 0 }
+// Clean reports whether nothing wrong is left: no corruption, and no leak.
+func (r *CheckResult) Clean() bool { return r.Corruptions == 0 && r.Leaks == 0 }
 
 // Check holds the tables against the invariants of the section "Consistency
 // checking": each cluster referenced once, offsets aligned and within the

@@ -101,7 +101,7 @@ func TestDamage(t *testing.T) {
 			}
 			want := readAll(t, img)
 			res, err = img.Check(context.Background(), &qed.CheckOptions{Repair: qed.RepairAll})
-			if err != nil || !res.Clean() {
+			if err != nil || res.Corruptions != 0 {
 				t.Errorf("repair of all: %+v, %v", res, err)
 			}
 			if !bytes.Equal(readAll(t, img), want) {
@@ -165,7 +165,7 @@ func TestRepairFreesWhatLeaked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if res, err := img.Check(context.Background(), nil); err != nil || res.Leaks != 0 || !res.Clean() {
+	if res, err := img.Check(context.Background(), nil); err != nil || !res.Clean() {
 		t.Errorf("%+v, %v", res, err)
 	}
 }

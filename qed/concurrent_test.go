@@ -24,7 +24,7 @@ func TestConcurrent(t *testing.T) {
 	)
 	f := memfile.New()
 	// A small cache makes tables come and go.
-	img, err := qed.Create(f, size, &qed.CreateOptions{ClusterSize: 4096, TableSize: 2, Open: qed.Options{CacheSize: 16 << 10}})
+	img, err := qed.Create(f, size, &qed.CreateOptions{ClusterSize: 4096, TableSize: 2, Open: &qed.Options{CacheSize: 16 << 10}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func TestConcurrent(t *testing.T) {
 				t.Error(err)
 			}
 			if i%8 == 0 {
-				if res, err := img.Check(context.Background(), nil); err != nil || !res.Clean() {
+				if res, err := img.Check(context.Background(), nil); err != nil || res.Corruptions != 0 {
 					t.Errorf("%+v, %v", res, err)
 				}
 			}

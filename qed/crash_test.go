@@ -50,7 +50,7 @@ func crashCases(t *testing.T) []crashCase {
 	const size = 256 << 10
 	create := func(o *qed.CreateOptions) *memfile.File {
 		f := memfile.New()
-		if err := qed.Format(f, size, o); err != nil {
+		if _, err := qed.Create(f, size, o); err != nil {
 			t.Fatal(err)
 		}
 		return f
@@ -113,7 +113,7 @@ func crashFormat(c *crashCase) crashtest.Format[*qed.Image] {
 
 func noCorruption(img *qed.Image) error {
 	res, err := img.Check(context.Background(), nil)
-	if err == nil && !res.Clean() {
+	if err == nil && res.Corruptions != 0 {
 		err = fmt.Errorf("check: %v", res.Findings)
 	}
 	return err

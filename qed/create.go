@@ -31,8 +31,10 @@ type CreateOptions struct {
 	// geometries whose largest disk it computes with overflow.
 	AnyGeometry bool
 
-	// Open says how the new image is opened.
-	Open Options
+	// Open says how the image that Create returns is open. Its Write is not
+	// looked at. A new image whose backing file it does not open is open for
+	// its metadata only.
+	Open *Options
 }
 
 func (o *CreateOptions) withDefaults() CreateOptions {
@@ -46,49 +48,46 @@ func (o *CreateOptions) withDefaults() CreateOptions {
 	if c.TableSize == 0 {
 		c.TableSize = DefaultTableSize
 	}
-	if c.Open.BackingFormat == "" {
-		c.Open.BackingFormat = c.BackingFormat
-	}
 	return c
 }
 
 // Create makes f, which is emptied, a QED image with a disk of size bytes,
-// rounded up to a multiple of [SectorSize], and opens it for writing. The file
-// is byte for byte what "qemu-img create" makes with the same options. If
-// Options do not tell how to open the backing file, the image is made but not
-// opened: use [Format] for that.
+// rounded up to a multiple of [SectorSize], and returns it open for reading and
+// writing. The file is byte for byte what "qemu-img create" makes with the same
+// options, and durable when Create returns.
 func Create(f File, size int64, o *CreateOptions) (*Image, error) {
-	if err := Format(f, size, o); err != nil {
-		return nil, err
-	}
-	c := o.withDefaults()
-	return OpenRW(f, &c.Open)
-}
-
-// Format is [Create] without opening the image.
-func Format(f File, size int64, o *CreateOptions) error {
 	c := o.withDefaults()
 	h, err := c.header(size)
 	if err != nil {
+		return nil, err
+	}
+	if err := format(f, h); err != nil {
+		return nil, fmt.Errorf("qed: create: %w", err)
+	}
+	open := c.Open.withDefaults()
+	open.BackingFormat = c.BackingFormat
+	if open.OpenBacking == nil && c.BackingFile != "" {
+		open.MetadataOnly = true
+	}
+	return OpenRW(f, &open)
+}
+
+// format makes f an image that holds nothing.
+func format(f File, h *Header) error {
+	if err := f.Truncate(0); err != nil {
 		return err
 	}
-	if err := f.Truncate(0); err != nil {
-		return fmt.Errorf("qed: create: %w", err)
-	}
 	if err := f.Truncate(h.headerBytes() + h.tableBytes()); err != nil {
-		return fmt.Errorf("qed: create: %w", err)
+		return err
 	}
 	b, err := h.AppendBinary(nil)
 	if err != nil {
 		return err
 	}
 	if _, err := f.WriteAt(append(b, h.BackingFile...), 0); err != nil {
-		return fmt.Errorf("qed: create: %w", err)
+		return err
 	}
-	if err := block.Sync(f); err != nil {
-		return fmt.Errorf("qed: create: %w", err)
-	}
-	return nil
+	return block.Sync(f)
 }
 
 // header returns the header of a new image.

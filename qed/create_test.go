@@ -91,11 +91,29 @@ func TestCreateWithBackingFile(t *testing.T) {
 		name := filepath.Join(t.TempDir(), "a.qed")
 		difftest.Run(t, tool, "create", "-q", "-f", "qed", "-u", "-b", "base.img", "-F", format, name, "10M")
 		f := memfile.New()
-		err := qed.Format(f, 10<<20, &qed.CreateOptions{BackingFile: "base.img", BackingFormat: format})
+		_, err := qed.Create(f, 10<<20, &qed.CreateOptions{BackingFile: "base.img", BackingFormat: format})
 		if err != nil {
 			t.Fatal(err)
 		}
 		sameFile(t, name, f)
+	}
+}
+
+// TestCreateWithoutBacking: a new image whose backing file is not opened can be
+// asked for its metadata.
+func TestCreateWithoutBacking(t *testing.T) {
+	img, err := qed.Create(memfile.New(), 1<<20, &qed.CreateOptions{BackingFile: "base.img", BackingFormat: "qcow2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := img.Header(); h.BackingFile != "base.img" {
+		t.Errorf("backing file %q", h.BackingFile)
+	}
+	if _, err := img.ReadAt(make([]byte, 1), 0); !errors.Is(err, qed.ErrMetadataOnly) {
+		t.Errorf("read: %v", err)
+	}
+	if err := img.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -17,8 +17,12 @@ var (
 
 	// ErrReadOnly means that an image was opened for reading only, or became
 	// read-only because of an error that the message tells. It is also
-	// [io/fs.ErrPermission].
-	ErrReadOnly = fmt.Errorf("qed: image is read-only: %w", fs.ErrPermission)
+	// [fs.ErrPermission].
+	ErrReadOnly error = &sentinel{"image is read-only", fs.ErrPermission}
+
+	// ErrClosed means that an image was used after Close. It is also
+	// [fs.ErrClosed].
+	ErrClosed error = &sentinel{"image is closed", fs.ErrClosed}
 
 	// ErrNoBacking means that an image was to be committed to a backing file
 	// that it does not have.
@@ -43,6 +47,15 @@ var (
 	// ErrOutOfRange means that an offset or a length lies outside of the disk.
 	ErrOutOfRange = errors.New("qed: range outside of the disk")
 )
+
+// A sentinel is an error that is also one of the standard library's.
+type sentinel struct {
+	msg  string
+	base error
+}
+
+func (s *sentinel) Error() string { return "qed: " + s.msg }
+func (s *sentinel) Unwrap() error { return s.base }
 
 // A FormatError tells what is wrong in an image and where. Truncated
 // structures unwrap to [io.ErrUnexpectedEOF], sizes over a limit to

@@ -43,7 +43,7 @@ func FuzzImage(f *testing.F) {
 	small := func(o *qed.CreateOptions) []byte {
 		m := memfile.New()
 		o.ClusterSize, o.TableSize = 4096, 2
-		o.Open.OpenBacking = func(string, string) (qed.Disk, error) { return bytesDisk("backing"), nil }
+		o.Open = &qed.Options{OpenBacking: func(string, string) (qed.Disk, error) { return bytesDisk("backing"), nil }}
 		img, err := qed.Create(m, 64<<10, o)
 		if err != nil {
 			f.Fatal(err)

@@ -17,7 +17,7 @@ import (
 func image(t testing.TB, o *qed.CreateOptions) []byte {
 	t.Helper()
 	f := memfile.New()
-	if err := qed.Format(f, 1<<20, o); err != nil {
+	if _, err := qed.Create(f, 1<<20, o); err != nil {
 		t.Fatal(err)
 	}
 	return f.Bytes()

@@ -1,5 +1,24 @@
 package qed
 
+// What is where, for those who read or extend this package:
+//
+//	header.go geometry.go entry.go         the format
+//	image.go openfile.go create.go         how an Image comes about
+//	table.go read.go extent.go             guest offset to run, and reading
+//	write.go alloc.go                      changing the mapping
+//	resize.go layers.go                    the size of the disk; backing files
+//	flush.go                               what reaches the file, and when
+//	check.go bitset.go repair.go           what is wrong, and mending it
+//
+// Locks, in the order in which they are taken:
+//
+//	life      shared by whoever uses the image, for as long as that takes;
+//	          exclusively by what needs it to be quiet: Close, Check, Resize,
+//	          ChangeBacking, Rebase
+//	claims    ranges of guest clusters that are being written
+//	flushing  a write-back; held over I/O
+//	mu        tables in memory, the allocator; never held over I/O
+
 import (
 	"context"
 	"errors"
@@ -75,12 +94,10 @@ func (o *Options) withDefaults() Options {
 	return c
 }
 
-// An Image is an open QED image: a virtual disk. Its methods are safe for
-// concurrent use. Concurrent WriteAt calls must not overlap.
+// An Image is an open QED image: a virtual disk.
 //
-// Lock order: life, claims, flushing, mu. mu is never held over I/O. life is
-// held exclusively only by calls that need the image to be quiet: Close,
-// Check, Resize, ChangeBacking, Rebase.
+// Methods of Image are safe for concurrent use. Concurrent WriteAt calls must
+// not overlap.
 type Image struct {
 	r       io.ReaderAt
 	f       File // nil when the image is open for reading
@@ -232,7 +249,7 @@ func (img *Image) prepare() error {
 	if err != nil {
 		return err
 	}
-	if !res.Clean() {
+	if res.Corruptions != 0 {
 		return fmt.Errorf("%w: the image needs a check, which cannot mend %v", ErrCorrupt, res.Findings[0])
 	}
 	return nil
@@ -242,12 +259,12 @@ func (img *Image) prepare() error {
 // closes the backing file if Options opened it, and the file if [OpenFile]
 // did. It does not close r or f.
 // After an error of a write-back the bit stays, and so does what was durable
-// before. A second Close does nothing.
+// before. The image is closed also if there is an error.
 func (img *Image) Close() error {
 	img.life.Lock()
 	defer img.life.Unlock()
 	if img.closed {
-		return nil
+		return ErrClosed
 	}
 	img.closed = true
 	img.idle.stop()

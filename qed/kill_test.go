@@ -34,7 +34,7 @@ func TestKill(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := qed.Format(f, 512<<10, &o); err != nil {
+		if _, err := qed.Create(f, 512<<10, &o); err != nil {
 			t.Fatal(err)
 		}
 		f.Close()

@@ -228,7 +228,7 @@ func onMemory(t *testing.T, size int64) (f, base *memfile.File) {
 	if _, err := base.WriteAt(bytes.Repeat([]byte{0xba}, int(size)), 0); err != nil {
 		t.Fatal(err)
 	}
-	img, err := qed.Create(f, size, &qed.CreateOptions{ClusterSize: 4096, TableSize: 2, BackingFile: "base", BackingFormat: "raw", Open: *layerOptions(base)})
+	img, err := qed.Create(f, size, &qed.CreateOptions{ClusterSize: 4096, TableSize: 2, BackingFile: "base", BackingFormat: "raw", Open: layerOptions(base)})
 	if err != nil {
 		t.Fatal(err)
 	}

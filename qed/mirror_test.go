@@ -88,7 +88,7 @@ func TestMirror(t *testing.T) {
 			dir := t.TempDir()
 			ours, theirs := filepath.Join(dir, "ours.qed"), filepath.Join(dir, "theirs.qed")
 			args := []string{"create", "-q", "-f", "qed", "-o", fmt.Sprintf("cluster_size=%d,table_size=%d", c.cluster, c.table)}
-			o := &qed.CreateOptions{ClusterSize: c.cluster, TableSize: c.table}
+			o := &qed.CreateOptions{ClusterSize: c.cluster, TableSize: c.table, Open: &qed.Options{}}
 			model := make([]byte, c.size)
 			if c.backing > 0 {
 				base := make([]byte, c.backing)
@@ -124,13 +124,13 @@ func TestMirror(t *testing.T) {
 					if err := img.Close(); err != nil {
 						t.Fatal(err)
 					}
-					if img, err = qed.OpenRW(f, &o.Open); err != nil {
+					if img, err = qed.OpenRW(f, o.Open); err != nil {
 						t.Fatal(err)
 					}
 				}
 			}
 			res, err := img.Check(context.Background(), nil)
-			if err != nil || !res.Clean() {
+			if err != nil || res.Corruptions != 0 {
 				t.Errorf("Check: %+v, %v", res, err)
 			}
 			if err := img.Close(); err != nil {

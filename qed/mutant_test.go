@@ -20,7 +20,7 @@ import (
 func mutableImage(tb testing.TB, o qed.CreateOptions) []byte {
 	tb.Helper()
 	m := memfile.New()
-	o.Open.OpenBacking = func(string, string) (qed.Disk, error) { return bytesDisk("backing"), nil }
+	o.Open = &qed.Options{OpenBacking: func(string, string) (qed.Disk, error) { return bytesDisk("backing"), nil }}
 	img, err := qed.Create(m, 16<<20, &o)
 	if err != nil {
 		tb.Fatal(err)
@@ -132,7 +132,7 @@ func tryMutant(t *testing.T, good []byte, stats *mutant.Stats, random *rand.Rand
 			}
 			img.Check(t.Context(), &qed.CheckOptions{Repair: repair})
 			res, err := img.Check(t.Context(), nil)
-			clean = err == nil && res.Clean()
+			clean = err == nil && res.Corruptions == 0
 		})
 		writeMutant(tr, img, buf, random)
 		var err error

@@ -31,7 +31,7 @@ func newFile(tb testing.TB, dir, name string, b []byte) string {
 func overlay(tb testing.TB, name, format string) []byte {
 	tb.Helper()
 	f := memfile.New()
-	if err := qed.Format(f, 1<<20, &qed.CreateOptions{BackingFile: name, BackingFormat: format}); err != nil {
+	if _, err := qed.Create(f, 1<<20, &qed.CreateOptions{BackingFile: name, BackingFormat: format}); err != nil {
 		tb.Fatal(err)
 	}
 	return f.Bytes()

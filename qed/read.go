@@ -3,7 +3,6 @@ package qed
 import (
 	"fmt"
 	"io"
-	"io/fs"
 
 	"github.com/virtfmt/virtfmt/internal/safeio"
 )
@@ -193,7 +192,7 @@ func (img *Image) clusterLocked(off guestOff) (r run, miss hostOff, err error) {
 // Preconditions: img.life is held.
 func (img *Image) usable() error {
 	if img.closed {
-		return fmt.Errorf("qed: %w", fs.ErrClosed)
+		return ErrClosed
 	}
 	return nil
 }

@@ -103,12 +103,9 @@ func TestAfterClose(t *testing.T) {
 	if err := img.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := img.Close(); err != nil {
-		t.Errorf("second Close: %v", err)
-	}
 	_, readErr := img.ReadAt(make([]byte, 1), 0)
 	_, writeErr := img.WriteAt(make([]byte, 1), 0)
-	for _, err := range []error{readErr, writeErr, img.Sync(), img.WriteZeroesAt(0, 1), img.Resize(2 << 20)} {
+	for _, err := range []error{readErr, writeErr, img.Sync(), img.WriteZeroesAt(0, 1), img.Resize(2 << 20), img.Close()} {
 		if !errors.Is(err, fs.ErrClosed) {
 			t.Errorf("%v is not fs.ErrClosed", err)
 		}
@@ -167,7 +164,7 @@ func TestNoBackingWithoutLeave(t *testing.T) {
 
 func TestIdleTime(t *testing.T) {
 	f := memfile.New()
-	img, err := qed.Create(f, 1<<20, &qed.CreateOptions{Open: qed.Options{IdleTime: 10 * time.Millisecond}})
+	img, err := qed.Create(f, 1<<20, &qed.CreateOptions{Open: &qed.Options{IdleTime: 10 * time.Millisecond}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +190,7 @@ func TestChangeBackingAndResize(t *testing.T) {
 	open := func(name, _ string) (qed.Disk, error) {
 		return map[string]bytesDisk{"one": one, "two": two}[name], nil
 	}
-	img, err := qed.Create(f, 1<<20, &qed.CreateOptions{BackingFile: "one", BackingFormat: "raw", Open: qed.Options{OpenBacking: open}})
+	img, err := qed.Create(f, 1<<20, &qed.CreateOptions{BackingFile: "one", BackingFormat: "raw", Open: &qed.Options{OpenBacking: open}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +274,7 @@ func TestGrowOverBacking(t *testing.T) {
 		f := memfile.New()
 		img, err := qed.Create(f, 10<<10, &qed.CreateOptions{
 			ClusterSize: 4096, TableSize: 2, BackingFile: "base", BackingFormat: "raw",
-			Open: qed.Options{OpenBacking: func(string, string) (qed.Disk, error) { return base, nil }},
+			Open: &qed.Options{OpenBacking: func(string, string) (qed.Disk, error) { return base, nil }},
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -63,10 +63,14 @@ func (c *command) makeImage(path string, v *createValues, secrets imgopen.Secret
 	case "qcow2":
 		err = makeQcow2(f, v, q)
 	case "qed":
-		err = qed.Format(storage(f), v.number("size"), &qed.CreateOptions{
+		var img *qed.Image
+		img, err = qed.Create(storage(f), v.number("size"), &qed.CreateOptions{
 			ClusterSize: uint32(min(v.number("cluster_size"), math.MaxUint32)), TableSize: uint32(min(v.number("table_size"), math.MaxUint32)),
 			BackingFile: v.get("backing_file"), BackingFormat: v.get("backing_fmt"), AnyGeometry: true,
 		})
+		if err == nil {
+			err = img.Close()
+		}
 	default:
 		err = makeRaw(f, align.Up(v.number("size"), 512), v.get("preallocation"))
 	}
