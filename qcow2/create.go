@@ -84,6 +84,9 @@ func Create(f File, size int64, o *CreateOptions) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if opts.Encrypt != nil && opts.Encrypt.Passphrase == nil {
+		return nil, errNoPassphrase
+	}
 	open := opts.Open.withDefaults()
 	if open.cryptor, err = opts.create(f, h); err != nil {
 		return nil, fmt.Errorf("qcow2: create: %w", err)
@@ -211,6 +214,8 @@ func (o *CreateOptions) check(h *Header) error {
 		return errors.New("a raw external data file conflicts with a backing file")
 	case o.Preallocation != PreallocateOff && o.BackingFile != "" && !o.ExtendedL2:
 		return errors.New("preallocation with a backing file needs extended L2 entries")
+	case o.Encrypt != nil:
+		return o.Encrypt.check()
 	}
 	return nil
 }

@@ -15,6 +15,8 @@ import (
 // from the right one.
 var ErrPassphrase = errors.New("qcow2: wrong passphrase")
 
+var errNoPassphrase = fmt.Errorf("%w: the image is encrypted, and none was given", ErrPassphrase)
+
 // A cryptor encrypts and decrypts guest data in place. LUKS derives the
 // initialization vector of a sector from its place in the file, the legacy
 // AES method from its place on the disk.
@@ -57,7 +59,7 @@ func (im *Image) unlock() error {
 // newCryptor returns the cryptor that opens with the caller's passphrase.
 func (im *Image) newCryptor() (*cryptor, error) {
 	if im.opts.Passphrase == nil {
-		return nil, fmt.Errorf("%w: the image is encrypted, and none was given", ErrPassphrase)
+		return nil, errNoPassphrase
 	}
 	passphrase, err := im.opts.Passphrase()
 	if err != nil {

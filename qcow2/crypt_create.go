@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -14,7 +15,8 @@ import (
 // passphrase, is what qemu-img makes with encrypt.format=luks: AES-256 in XTS
 // mode.
 type EncryptOptions struct {
-	// Passphrase opens the image. It is not kept, and not wiped either.
+	// Passphrase opens the image. nil is an error that is ErrPassphrase; an empty
+	// one is taken. It is not kept, and not wiped either.
 	Passphrase []byte
 
 	// Method is CryptLUKS, or CryptAES, which is weak and obsolete: it is for
@@ -36,6 +38,14 @@ type EncryptOptions struct {
 	Context context.Context
 }
 
+// check refuses what the legacy AES method does not have.
+func (o *EncryptOptions) check() error {
+	if o.Method == CryptAES && o.Cipher+o.CipherMode+o.IVGen+o.IVGenHash+o.Hash != "" {
+		return fmt.Errorf("encryption method %v: ciphers and hashes to choose from: %w", o.Method, errors.ErrUnsupported)
+	}
+	return nil
+}
+
 // spec returns the algorithms that o asks for.
 func (o *EncryptOptions) spec() (luks.Spec, error) {
 	or := func(s, def string) string {
@@ -48,7 +58,7 @@ func (o *EncryptOptions) spec() (luks.Spec, error) {
 	name, width, _ := strings.Cut(cipher, "-")
 	bits, err := strconv.Atoi(width)
 	if err != nil || bits <= 0 || bits > 256 {
-		return luks.Spec{}, unsupportedf("cipher %q", cipher)
+		return luks.Spec{}, fmt.Errorf("cipher %q: %w", cipher, errors.ErrUnsupported)
 	}
 	s := luks.Spec{Cipher: name, Mode: mode + "-" + iv, Hash: or(o.Hash, "sha256"), KeyBytes: bits / 8}
 	if mode == "xts" {
@@ -62,7 +72,7 @@ func (o *EncryptOptions) spec() (luks.Spec, error) {
 	}
 	// QEMU ends itself where key material is not whole sectors.
 	if s.KeyBytes*luks.Stripes%luks.SectorSize != 0 {
-		return s, unsupportedf("cipher %q in %s mode", cipher, mode)
+		return s, fmt.Errorf("cipher %q in %s mode: %w", cipher, mode, errors.ErrUnsupported)
 	}
 	return s, nil
 }
@@ -83,7 +93,7 @@ func (o *EncryptOptions) prepare(h *Header) (*newEncryption, error) {
 		return &newEncryption{cryptor: &cryptor{luks.NewLegacyAES(o.Passphrase), true}}, nil
 	case CryptNone, CryptLUKS:
 	default:
-		return nil, unsupportedf("%v", o.Method)
+		return nil, fmt.Errorf("encryption method %v: %w", o.Method, errors.ErrUnsupported)
 	}
 	spec, err := o.spec()
 	if err != nil {
@@ -118,7 +128,7 @@ func (n *newEncryption) store(f File, h *Header, o *EncryptOptions) error {
 		return nil
 	}
 	area := &luksArea{r: f, w: f, off: p.Offset, size: p.Length}
-	return area.wrap(n.header.AddKey(o.context(), area, 0, n.key, o.Passphrase, o.Key.luks()))
+	return n.header.AddKey(o.context(), area, 0, n.key, o.Passphrase, o.Key.luks())
 }
 
 // placeCryptoHeader gives the LUKS header a place, if there is one.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 
@@ -280,6 +281,21 @@ func TestKeyDerivationIsBounded(t *testing.T) {
 	}
 }
 
+// TestCreateWithoutPassphrase: a passphrase that was forgotten is no empty one.
+func TestCreateWithoutPassphrase(t *testing.T) {
+	f := memfile.FromBytes([]byte("kept"))
+	if _, err := qcow2.Create(f, 1<<20, &qcow2.CreateOptions{Encrypt: &qcow2.EncryptOptions{}}); !errors.Is(err, qcow2.ErrPassphrase) {
+		t.Errorf("without a passphrase: %v", err)
+	}
+	if string(f.Bytes()) != "kept" {
+		t.Error("the file was written")
+	}
+	o := &qcow2.EncryptOptions{Passphrase: []byte{}, Key: cheap()}
+	if _, err := qcow2.Create(f, 1<<20, &qcow2.CreateOptions{Encrypt: o}); err != nil {
+		t.Errorf("with an empty one: %v", err)
+	}
+}
+
 func TestEncryptionUnsupported(t *testing.T) {
 	for _, e := range []qcow2.EncryptOptions{
 		{Cipher: "aes-192", CipherMode: "cbc"},
@@ -291,8 +307,11 @@ func TestEncryptionUnsupported(t *testing.T) {
 		{Hash: "sha3"},
 		{Method: 9},
 		{Cipher: "cast5-128"},
+		{Method: qcow2.CryptAES, Cipher: "aes-256"},
+		{Method: qcow2.CryptAES, Hash: "sha256"},
 	} {
-		if _, err := qcow2.Create(memfile.New(), 1<<20, &qcow2.CreateOptions{Encrypt: &e}); !errors.Is(err, errors.ErrUnsupported) {
+		e.Passphrase = []byte("secret")
+		if _, err := qcow2.Create(memfile.New(), 1<<20, &qcow2.CreateOptions{Encrypt: &e}); !errors.Is(err, errors.ErrUnsupported) || strings.Count(err.Error(), "qcow2: ") != 1 {
 			t.Errorf("%+v: %v", e, err)
 		}
 	}
