@@ -19,9 +19,11 @@ type Options struct {
 	Size int64
 
 	// OpenBacking opens the backing file that the image names, and returns the
-	// decoded disk, which Close closes if it is an io.Closer. The name is as it
-	// stands in the image, the format is what the image says, such as "raw" or
-	// "qcow2", or BackingFormat. nil refuses images that have a backing file.
+	// decoded disk, which Close closes if it is an io.Closer, as those of
+	// RawFile and OpenFile are. The name is as it stands in the image: one that
+	// is relative counts from the folder of the image. The format is what the
+	// image says, such as "raw" or "qcow2", or BackingFormat. nil refuses images
+	// that have a backing file: the error is ErrNotGranted.
 	OpenBacking func(name, format string) (Disk, error)
 
 	// BackingFormat is the format of the backing file where the image does not
@@ -32,7 +34,8 @@ type Options struct {
 
 	// OpenData opens the external data file that the image names, or "" if it
 	// names none, for writing if write is set. Close closes the file if it is
-	// an io.Closer. nil refuses images that have a data file.
+	// an io.Closer. nil refuses images that have a data file: the error is
+	// ErrNotGranted.
 	OpenData func(name string, write bool) (File, error)
 
 	// MetadataOnly opens neither the backing file nor the data file. What the
@@ -63,7 +66,7 @@ type Options struct {
 	// argument, and the names of backing and data files, each relative to the
 	// file that names it. Absolute names are allowed where they lie under
 	// Root.Name(). Without Root, OpenFile refuses such files unless OpenBacking
-	// or OpenData is set.
+	// or OpenData is set, which come first also with Root.
 	Root *os.Root
 
 	// Write makes OpenFile open the image for writing.
@@ -223,9 +226,9 @@ func (im *Image) openBackingFile(name, format string) (Disk, error) {
 	case name == "" || im.opts.MetadataOnly:
 		return nil, nil
 	case im.opts.OpenBacking == nil:
-		return nil, fmt.Errorf("qcow2: backing file %q: opening it was not granted", name)
+		return nil, fmt.Errorf("qcow2: backing file %q: %w", name, ErrNotGranted)
 	case format == "":
-		return nil, fmt.Errorf("qcow2: backing file %q: the image does not tell its format", name)
+		return nil, fmt.Errorf("qcow2: backing file %q: neither the image nor Options.BackingFormat tells its format", name)
 	}
 	d, err := im.opts.OpenBacking(name, format)
 	if err != nil {
@@ -245,7 +248,7 @@ func (im *Image) openData() error {
 	}
 	name := im.hdr.DataFile()
 	if im.opts.OpenData == nil {
-		return fmt.Errorf("qcow2: data file %q: opening it was not granted", name)
+		return fmt.Errorf("qcow2: data file %q: %w", name, ErrNotGranted)
 	}
 	f, err := im.opts.OpenData(name, im.w != nil)
 	if err != nil {

@@ -2,8 +2,8 @@ package qcow2
 
 import (
 	"fmt"
-	"os"
 
+	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/internal/imagefile"
 )
 
@@ -12,8 +12,11 @@ import (
 // With [Options.Root] the path, and the names of backing and data files that
 // the image and its backing files contain, are resolved inside that directory:
 // neither "..", nor symbolic links, nor absolute names lead out of it. Only
-// regular files are opened, as raw or qcow2 as the image says. Without Root
-// such names go to [Options.OpenBacking] and [Options.OpenData].
+// regular files are opened, as raw or qcow2 as the image says, backing files
+// for reading and with no option but Root, NoLock and CacheSize, which is that
+// of each: one that is encrypted, or does not tell the format of its own, needs
+// [Options.OpenBacking]. Without Root such names go to that and to
+// [Options.OpenData].
 func OpenFile(name string, o *Options) (*Image, error) {
 	opts := o.withDefaults()
 	f, err := imagefile.Open(name, imagefile.Options{Root: opts.Root, Write: opts.Write, NoLock: opts.NoLock})
@@ -27,7 +30,8 @@ func OpenFile(name string, o *Options) (*Image, error) {
 func openImage(f *imagefile.File, o Options) (_ *Image, err error) {
 	if o.Root != nil {
 		if o.OpenBacking == nil {
-			o.OpenBacking = func(name, format string) (Disk, error) { return openBacking(f, o.Root, name, format) }
+			below := Options{Root: o.Root, CacheSize: o.CacheSize}
+			o.OpenBacking = func(name, format string) (Disk, error) { return openBacking(f, below, name, format) }
 		}
 		if o.OpenData == nil {
 			o.OpenData = func(name string, write bool) (File, error) { return f.OpenData(name, write) }
@@ -48,7 +52,7 @@ func openImage(f *imagefile.File, o Options) (_ *Image, err error) {
 }
 
 // openBacking opens the backing file that the image f names.
-func openBacking(f *imagefile.File, root *os.Root, name, format string) (Disk, error) {
+func openBacking(f *imagefile.File, o Options, name, format string) (Disk, error) {
 	if format != "raw" && format != "qcow2" {
 		return nil, unsupportedf("backing file of format %q", format)
 	}
@@ -57,9 +61,7 @@ func openBacking(f *imagefile.File, root *os.Root, name, format string) (Disk, e
 		return nil, err
 	}
 	if format == "raw" {
-		return b.Raw()
+		return block.RawFile(b.File)
 	}
-	o := (*Options)(nil).withDefaults()
-	o.Root = root
 	return openImage(b, o)
 }

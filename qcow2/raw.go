@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"io"
+	"os"
 
 	"github.com/virtfmt/virtfmt/internal/block"
 )
@@ -11,3 +12,8 @@ import (
 // reads as zeros. If r is an [*os.File] the extents tell its holes, where the
 // system knows them. Raw closes nothing.
 func Raw(r io.ReaderAt, size int64) Disk { return block.Raw(r, size) }
+
+// RawFile returns what f holds as a disk that f belongs to: it is an
+// [io.Closer] that closes f, so that [Options.OpenBacking] can return it. If
+// there is an error f is closed.
+func RawFile(f *os.File) (Disk, error) { return block.RawFile(f) }

@@ -405,7 +405,7 @@ func TestBackingFormat(t *testing.T) {
 	}
 	image := append(append(b, make([]byte, 65536-len(b))...), s.image[65536:]...)
 	o := s.options()
-	if _, err := qcow2.Open(bytes.NewReader(image), o); err == nil || !strings.Contains(err.Error(), "does not tell its format") {
+	if _, err := qcow2.Open(bytes.NewReader(image), o); err == nil || !strings.Contains(err.Error(), "neither the image nor Options.BackingFormat tells its format") {
 		t.Errorf("got %v", err)
 	}
 	o.BackingFormat = "raw"

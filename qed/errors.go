@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/virtfmt/virtfmt/internal/imagefile"
 	"github.com/virtfmt/virtfmt/internal/imagelock"
 	"github.com/virtfmt/virtfmt/internal/safeio"
 )
@@ -27,6 +28,10 @@ var (
 	// ErrNoBacking means that an image was to be committed to a backing file
 	// that it does not have.
 	ErrNoBacking = errors.New("qed: image has no backing file")
+
+	// ErrNotGranted means that an image names another file, its backing file, and that
+	// nothing in [Options] opens it. It is also [fs.ErrPermission].
+	ErrNotGranted = imagefile.ErrNotGranted
 
 	// ErrMetadataOnly means that guest data was asked for which the image does
 	// not hold itself, and that it was opened with Options.MetadataOnly.

@@ -41,8 +41,9 @@ type Options struct {
 
 	// OpenBacking returns the backing file that the image names: the decoded
 	// disk. format is "raw" where the image says so, otherwise BackingFormat.
-	// The disk is closed by Close if it is an io.Closer. Without OpenBacking
-	// an image that has a backing file is refused.
+	// The disk is closed by Close if it is an io.Closer, as those of RawFile and
+	// OpenFile are. A name that is relative counts from the folder of the image.
+	// nil refuses images that have a backing file: the error is ErrNotGranted.
 	OpenBacking func(name, format string) (Disk, error)
 
 	// BackingFormat is the format of a backing file of which the image does
@@ -67,7 +68,8 @@ type Options struct {
 	// Root makes OpenFile resolve all names inside of a directory: its own
 	// argument, and the names of backing files, each relative to the file that
 	// names it. Absolute names are allowed where they lie under Root.Name().
-	// Without Root, OpenFile refuses backing files unless OpenBacking is set.
+	// Without Root, OpenFile refuses backing files unless OpenBacking is set,
+	// which comes first also with Root.
 	Root *os.Root
 
 	// Write makes OpenFile open the image for writing.
@@ -182,7 +184,7 @@ func (img *Image) openBacking() error {
 	}
 	switch {
 	case img.opts.OpenBacking == nil:
-		return badf(int64(img.h.BackingNameOffset), "backing file name", "%q: no Options.OpenBacking to open it with", img.h.BackingFile)
+		return badf(int64(img.h.BackingNameOffset), "backing file name", "%q: %w", img.h.BackingFile, ErrNotGranted)
 	case format == "":
 		return badf(16, "features", "the format of backing file %q is not stored, and Options.BackingFormat does not say it", img.h.BackingFile)
 	}

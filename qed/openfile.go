@@ -3,6 +3,7 @@ package qed
 import (
 	"fmt"
 
+	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/internal/imagefile"
 )
 
@@ -52,7 +53,7 @@ func openBacking(f *imagefile.File, o Options, name, format string) (Disk, error
 		return nil, err
 	}
 	if format == "raw" {
-		return b.Raw()
+		return block.RawFile(b.File)
 	}
 	return openImage(b, o)
 }

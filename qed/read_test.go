@@ -141,8 +141,8 @@ func TestRefusedWrites(t *testing.T) {
 // TestNoBackingWithoutLeave: nothing is opened that the caller did not grant.
 func TestNoBackingWithoutLeave(t *testing.T) {
 	raw := image(t, &qed.CreateOptions{BackingFile: "/etc/passwd", BackingFormat: "raw"})
-	if _, err := qed.Open(bytes.NewReader(raw), nil); err == nil {
-		t.Error("opened without OpenBacking")
+	if _, err := qed.Open(bytes.NewReader(raw), nil); !errors.Is(err, qed.ErrNotGranted) || !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("without OpenBacking: %v", err)
 	}
 	other := image(t, &qed.CreateOptions{BackingFile: "base.img", BackingFormat: "qcow2"})
 	asked := ""

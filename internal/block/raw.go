@@ -32,6 +32,22 @@ type raw struct {
 // ReadAt does not use. Raw closes nothing.
 func Raw(r io.ReaderAt, size int64) Disk { return &raw{r, max(size, 0)} }
 
+// RawFile returns what f holds as a disk that is an [io.Closer]: f belongs to
+// it, and is closed with it, or here if its length cannot be told.
+func RawFile(f *os.File) (Disk, error) {
+	n, err := Length(f)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &rawFile{raw{f, n}, f}, nil
+}
+
+// A rawFile is a raw disk that its file belongs to.
+type rawFile struct {
+	raw
+	io.Closer
+}
+
 func (d *raw) Size() int64 { return d.size }
 
 func (d *raw) HostFile(depth int) io.ReaderAt {

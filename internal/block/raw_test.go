@@ -18,6 +18,33 @@ import (
 	"github.com/virtfmt/virtfmt/internal/difftest"
 )
 
+// TestRawFile: a disk of a file closes it.
+func TestRawFile(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("hello"); err != nil {
+		t.Fatal(err)
+	}
+	d, err := block.RawFile(f)
+	if err != nil || d.Size() != 5 {
+		t.Fatalf("a disk of %d bytes, %v", d.Size(), err)
+	}
+	if h := d.(block.HostFiler).HostFile(0); h != io.ReaderAt(f) {
+		t.Errorf("the host file is %v", h)
+	}
+	if err := d.(io.Closer).Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.ReadAt(make([]byte, 5), 0); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("read after Close: %v", err)
+	}
+	if d, err := block.RawFile(f); d != nil || !errors.Is(err, os.ErrClosed) {
+		t.Errorf("a file that is closed: %v, %v", d, err)
+	}
+}
+
 func TestRaw(t *testing.T) {
 	data := corpus.Bytes(corpus.Noise(1), 10000)
 	for _, size := range []int64{0, 1, 9999, 10000, 10001, 20000} {

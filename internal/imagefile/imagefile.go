@@ -9,14 +9,12 @@ package imagefile
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 
-	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/internal/imagelock"
 	"github.com/virtfmt/virtfmt/internal/safeio"
 )
@@ -24,6 +22,15 @@ import (
 // maxChain is how many images are opened on top of each other. QEMU has no
 // limit.
 const maxChain = 256
+
+// ErrNotGranted means that an image names a file that it was not granted. It is
+// also [fs.ErrPermission].
+var ErrNotGranted error = notGranted{}
+
+type notGranted struct{}
+
+func (notGranted) Error() string        { return "opening it was not granted" }
+func (notGranted) Is(target error) bool { return target == fs.ErrPermission }
 
 // Options says how files are opened.
 type Options struct {
@@ -72,15 +79,6 @@ func (f *File) OpenData(name string, write bool) (*os.File, error) {
 		return nil, err
 	}
 	return d.File, nil
-}
-
-// Raw returns the bytes of f as a disk, which closes f if it is closed.
-func (f *File) Raw() (block.Disk, error) {
-	n, err := block.Length(f.File)
-	if err != nil {
-		return nil, err
-	}
-	return rawDisk{block.Raw(f.File, n), f.File}, nil
 }
 
 // open opens and locks what f names.
@@ -162,14 +160,3 @@ func flag(write bool) int {
 	}
 	return os.O_RDONLY
 }
-
-// A rawDisk is a file without a format, which it closes.
-type rawDisk struct {
-	block.Disk
-	f *os.File
-}
-
-func (d rawDisk) Close() error { return d.f.Close() }
-
-// HostFile returns the file, for [block.HostFiler].
-func (d rawDisk) HostFile(depth int) io.ReaderAt { return d.Disk.(block.HostFiler).HostFile(depth) }
