@@ -20,6 +20,21 @@ const (
 	phaseDone                         // nothing
 )
 
+// expects tells what can come in the phase.
+func (p phase) expects() string {
+	return [...]string{
+		phaseLibxlHeader:     "the header of libxl has to come",
+		phaseLibxl:           "a record of libxl has to come, or StartLibxc",
+		phaseLibxcHeader:     "StartLibxc has to come",
+		phaseLibxc:           "a record of libxc has to come, the last one END",
+		phaseCheckpoint:      "a record of libxl has to come, the last one CHECKPOINT_END",
+		phaseAfterCheckpoint: "a record of libxc has to come, or CHECKPOINT_STATE",
+		phaseBackChannel:     "CHECKPOINT_STATE or CHECKPOINT_DIRTY_PFN_LIST has to come",
+		phaseSection:         "a section has to come, or StartLibxc",
+		phaseDone:            "the stream is complete",
+	}[p]
+}
+
 // A grammar knows the order of a stream. Reader and Writer hand it every
 // header and body that passes, so that both accept the same streams.
 //

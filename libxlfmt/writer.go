@@ -140,7 +140,7 @@ func (w *Writer) enterLibxc() error {
 
 // turn refuses a call that the state of the stream does not allow.
 func (w *Writer) turn(what string) error {
-	why := "not here"
+	why := w.g.phase.expects()
 	if w.open {
 		why = fmt.Sprintf("%v lacks %d bytes", w.rec.Type.field(), w.left)
 	}

@@ -167,6 +167,16 @@ func TestWriterFails(t *testing.T) {
 	}
 }
 
+// turns is what some refusals tell the caller to do.
+var turns = map[string]string{
+	"libxc record without its header": "a record of libxl has to come, or StartLibxc",
+	"libxl record inside libxc":       "a record of libxc has to come, the last one END",
+	"libxc twice":                     "a record of libxc has to come",
+	"next record too early":           "libxl EMULATOR_CONTEXT lacks 10 bytes",
+	"after the end":                   "the stream is complete",
+	"end in a checkpoint":             "CHECKPOINT_END",
+}
+
 // TestWriterTurns: calls out of turn are refused, for good.
 func TestWriterTurns(t *testing.T) {
 	mark := func(t libxlfmt.Type) libxlfmt.Mark { return libxlfmt.Mark(t) }
@@ -207,7 +217,7 @@ func TestWriterTurns(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := call(w); !errors.Is(err, libxlfmt.ErrState) {
+		if err := call(w); !errors.Is(err, libxlfmt.ErrState) || !strings.Contains(err.Error(), turns[name]) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if err := w.Put(mark(libxlfmt.TypeEnd)); !errors.Is(err, libxlfmt.ErrState) {
