@@ -2,9 +2,7 @@ package ivshmem
 
 import (
 	"errors"
-	"maps"
 	"net"
-	"slices"
 	"sync"
 	"time"
 )
@@ -20,24 +18,25 @@ const (
 )
 
 // A member is a client that has an ID.
+//
+// What it has to be told is never written down: members stand in a row in the
+// order in which they joined, and each is told of one after the other, itself
+// among them. So a member that does not read costs as little as one that does,
+// however many come and go meanwhile.
 type member struct {
 	info    ClientInfo
 	conn    *net.UnixConn
 	vectors []*descriptor // owned
-	wake    *sync.Cond    // on Server.mu: the queue has grown, or gone is set
+	wake    *sync.Cond    // on Server.mu: there is something to tell, or gone is set
 
 	// Guarded by Server.mu.
-	queue   []notice // what to tell the client
-	gone    bool
-	sendErr error // why sending ended
-}
-
-// A notice is something to tell a client about one peer, or about itself.
-type notice struct {
-	id      uint16
-	vectors []*descriptor // one message each; the peer owns them
-	sent    int           // how many of them were handed to the sender
-	bye     bool          // then a message without descriptor: the peer is gone
+	number     uint64  // in the order of joining
+	prev, next *member // in the row
+	at         *member // whom the client is told of next, nil if it knows all
+	sent       int     // how many of at's vectors were handed to the sender
+	byes       []uint16
+	gone       bool
+	sendErr    error // why sending ended
 }
 
 var (
@@ -123,65 +122,68 @@ func (s *Server) drop(m *member) {
 	releaseAll(m.vectors)
 }
 
-// publish tells the others of a new member, and it of them and of itself.
+// publish puts a new member at the end of the row, so that the others are told
+// of it, and it of them and of itself.
 func (s *Server) publish(m *member) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	id := m.info.ID
-	for _, other := range slices.Sorted(maps.Keys(s.members)) {
-		p := s.members[other]
-		p.enqueue(notice{id: id, vectors: m.vectors})
-		m.enqueue(notice{id: other, vectors: p.vectors})
+	s.joins++
+	m.number, m.prev = s.joins, s.last
+	if s.last == nil {
+		s.first = m
+	} else {
+		s.last.next = m
 	}
-	m.enqueue(notice{id: id, vectors: m.vectors})
-	s.members[id] = m
+	s.last, m.at = m, s.first
+	s.members[m.info.ID] = m
+	for _, p := range s.members {
+		if p.at == nil {
+			p.at = m
+			p.wake.Signal()
+		}
+	}
 	if s.isClosed() {
 		m.conn.Close()
 	}
 }
 
-// withdraw takes a member out and tells the others.
+// withdraw takes a member out of the row. Those that have heard of it are told.
 func (s *Server) withdraw(m *member) {
 	s.mu.Lock()
-	id := m.info.ID
-	delete(s.members, id)
-	s.ids.leave(id)
-	if len(m.vectors) > 0 { // else nobody has heard of it
-		for _, p := range s.members {
-			p.forget(id)
-		}
+	delete(s.members, m.info.ID)
+	s.ids.leave(m.info.ID)
+	for _, p := range s.members {
+		p.forget(m)
 	}
-	m.gone, m.queue = true, nil
+	if m.prev == nil {
+		s.first = m.next
+	} else {
+		m.prev.next = m.next
+	}
+	if m.next == nil {
+		s.last = m.prev
+	} else {
+		m.next.prev = m.prev
+	}
+	m.gone = true
 	m.wake.Signal()
 	s.mu.Unlock()
 	m.conn.Close()
 	releaseAll(m.vectors)
 }
 
-// enqueue adds a notice that says something.
+// forget has p be told that m is gone, unless it has not heard of it.
 //
-// Preconditions: Server.mu is held.
-func (m *member) enqueue(n notice) {
-	if len(n.vectors) > 0 || n.bye {
-		m.queue = append(m.queue, n)
-		m.wake.Signal()
+// Preconditions: Server.mu is held; m is in the row still.
+func (p *member) forget(m *member) {
+	heard := p.at == nil || m.number < p.at.number
+	if p.at == m {
+		heard = p.sent > 0
+		p.at, p.sent = m.next, 0
 	}
-}
-
-// forget tells m that peer id is gone, unless m has not heard of it yet.
-//
-// Preconditions: Server.mu is held.
-func (m *member) forget(id uint16) {
-	i := slices.IndexFunc(m.queue, func(n notice) bool { return n.id == id && !n.bye })
-	switch {
-	case i < 0: // all was sent
-		m.enqueue(notice{id: id, bye: true})
-	case m.queue[i].sent == 0:
-		m.queue = slices.Delete(m.queue, i, i+1)
-	default:
-		n := &m.queue[i]
-		n.vectors, n.bye = n.vectors[:n.sent], true
-		m.wake.Signal()
+	if heard && len(m.vectors) > 0 { // else there was nothing to hear
+		p.byes = append(p.byes, m.info.ID)
+		p.wake.Signal()
 	}
 }
 
@@ -215,33 +217,27 @@ func (s *Server) send(m *member) {
 func (s *Server) nextMessage(m *member) (num int64, d *descriptor, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for {
-		if m.gone {
-			return 0, nil, false
-		}
-		if len(m.queue) == 0 {
-			m.wake.Wait()
-			continue
-		}
-		n := &m.queue[0]
-		num = int64(n.id)
-		if n.sent < len(n.vectors) {
-			// The owner's reference is held until it leaves, which would have
-			// cut the notice short.
-			d = n.vectors[n.sent]
-			d.acquire()
-			n.sent++
-			return num, d, true
-		}
-		bye := n.bye
-		m.queue = m.queue[1:]
-		if len(m.queue) == 0 {
-			m.queue = nil
-		}
-		if bye {
+	for !m.gone {
+		switch {
+		case len(m.byes) > 0:
+			num = int64(m.byes[0])
+			if m.byes = m.byes[1:]; len(m.byes) == 0 {
+				m.byes = nil
+			}
 			return num, nil, true
+		case m.at == nil:
+			m.wake.Wait()
+		case m.sent == len(m.at.vectors):
+			m.at, m.sent = m.at.next, 0
+		default:
+			// The owner's reference is held until it leaves the row.
+			d = m.at.vectors[m.sent]
+			d.acquire()
+			m.sent++
+			return int64(m.at.info.ID), d, true
 		}
 	}
+	return 0, nil, false
 }
 
 // sendError returns why sending to the member ended.

@@ -116,9 +116,9 @@ type ClientInfo struct {
 // Who may connect is up to the permissions of the socket, and to
 // [ServerOptions.Admit].
 //
-// A client that is slow, or stopped, delays nobody: what it has to be told is
-// held as the difference between what it knows and what is, so that the memory
-// it costs is bounded by the number of clients.
+// A client that is slow, or stopped, delays nobody. When it reads again it is
+// told what is, not all that was, so that it costs no memory but two bytes for
+// each other client that it knew and that has left.
 //
 // Methods of Server are safe for concurrent use.
 type Server struct {
@@ -129,10 +129,12 @@ type Server struct {
 
 	done chan struct{} // closed by Close, with mu held
 
-	mu        sync.Mutex // guards what follows, and every member's queue
-	ids       idPool
-	members   map[uint16]*member
-	listeners map[*net.UnixListener]struct{}
+	mu          sync.Mutex // guards what follows, and what every member is told
+	ids         idPool
+	members     map[uint16]*member
+	first, last *member // of the row of members
+	joins       uint64  // members so far
+	listeners   map[*net.UnixListener]struct{}
 }
 
 // NewServer returns a server that has its memory and waits for
