@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/virtfmt/virtfmt/internal/align"
 	"github.com/virtfmt/virtfmt/internal/safeio"
@@ -17,6 +18,7 @@ import (
 // durable. So whatever is in memory may be written at any time.
 type refcounts struct {
 	table *tablecache.Resident // the refcount table, nil until it is needed
+	bad   error                // why it cannot be used
 	next  clusterIdx           // where the search for free clusters goes on
 	end   clusterIdx           // from here on the file was never written
 
@@ -27,8 +29,8 @@ type refcounts struct {
 
 // openRefs reads the refcount table. Image.allocMu is held.
 func (im *Image) openRefs() error {
-	if im.refs.table != nil {
-		return nil
+	if im.refs.table != nil || im.refs.bad != nil {
+		return im.refs.bad
 	}
 	im.mu.RLock()
 	off, n := im.hdr.RefcountTableOffset, int64(im.hdr.RefcountTableClusters)<<im.clusterBits
@@ -37,9 +39,37 @@ func (im *Image) openRefs() error {
 	if err != nil {
 		return fmt.Errorf("qcow2: refcount table at %#x: %w", off, err)
 	}
+	if im.refs.bad = checkShared(off, b); im.refs.bad != nil {
+		return im.refs.bad
+	}
 	im.tables.Reserve(n)
 	im.refs.table = tablecache.NewResident(off, b)
 	im.refs.end = clusterIdx(align.CeilDiv(im.length.Load(), im.clusterSize()))
+	return nil
+}
+
+// checkShared reports a corruption if two entries of the refcount table at off
+// point to the same block. Such a table makes a short file describe so many
+// clusters that a search among them does not end.
+func checkShared(off int64, t refTable) error {
+	n := 0
+	for i := range t.len() {
+		if t.at(i).offset() != 0 {
+			n++
+		}
+	}
+	blocks := make([]hostOff, 0, n)
+	for i := range t.len() {
+		if b := t.at(i).offset(); b != 0 {
+			blocks = append(blocks, b)
+		}
+	}
+	slices.Sort(blocks)
+	for k := 1; k < n; k++ {
+		if blocks[k] == blocks[k-1] {
+			return corruptf(off, "refcount table", "two entries point to the block at %#x", uint64(blocks[k]))
+		}
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"cmp"
 	"slices"
 	"sort"
 )
@@ -55,15 +56,20 @@ func (s *clusterSet) remove(first clusterIdx, n int64) {
 	s.runs = slices.Replace(s.runs, lo, hi, rest...)
 }
 
-// build makes the set hold just the clusters of the list, which it sorts.
-func (s *clusterSet) build(list []clusterIdx) {
-	slices.Sort(list)
-	s.runs = nil
-	for _, i := range list {
-		if k := len(s.runs) - 1; k >= 0 && s.runs[k].end >= i {
-			s.runs[k].end = i + 1
-			continue
+// newClusterSet returns the union of runs, whose list it keeps. Runs may be
+// empty.
+func newClusterSet(list []clusterRun) clusterSet {
+	slices.SortFunc(list, func(a, b clusterRun) int { return cmp.Compare(a.first, b.first) })
+	n := 0
+	for _, r := range list {
+		switch {
+		case r.first == r.end:
+		case n > 0 && list[n-1].end >= r.first:
+			list[n-1].end = max(list[n-1].end, r.end)
+		default:
+			list[n] = r
+			n++
 		}
-		s.runs = append(s.runs, clusterRun{i, i + 1})
 	}
+	return clusterSet{list[:n]}
 }

@@ -240,30 +240,12 @@ func readMutant(tr *mutant.Trial, im *qcow2.Image, buf []byte, random *rand.Rand
 		im.ReadVMStateAt(buf[:1000], 0)
 		im.Encryption()
 	})
-}
-
-// writeMutant does a few of all operations that change an image.
-func writeMutant(tr *mutant.Trial, im *qcow2.Image, buf []byte, random *rand.Rand) {
-	at := func() int64 { return random.Int64N(max(1, min(im.Size()-int64(len(buf)), 1<<uint(random.IntN(40))))) }
-	tr.Step("writing", func() {
-		for range 4 {
-			im.WriteAt(buf[:1+random.IntN(len(buf))], at())
-		}
-		im.WriteZeroesAt(at(), 5000)
-		im.UnmapAt(at()&^4095, 64<<10)
-		im.DiscardAt(at()&^4095, 64<<10)
-		im.WriteCompressedAt(buf[:min(int64(len(buf)), im.ClusterSize())], at()&^(im.ClusterSize()-1))
-		im.Sync()
-	})
-	tr.Step("snapshots", func() {
-		im.CreateSnapshot(tr.TB.Context(), "new", nil)
-		im.WriteAt(buf[:5000], at())
-		if list, _ := im.Snapshots(); len(list) > 0 {
-			im.ApplySnapshot(tr.TB.Context(), list[0].ID)
-			im.DeleteSnapshot(tr.TB.Context(), list[len(list)-1].ID)
+	tr.Step("reading bitmaps", func() {
+		list, _ := im.Bitmaps()
+		for _, l := range list[:min(len(list), 4)] {
+			dirtyOf(im, l.Name)
 		}
 	})
-	tr.Step("Sync", func() { im.Sync() })
 }
 
 // repaired repairs a copy. If nothing is wrong with it then, it can be used,

@@ -151,7 +151,7 @@ func (c *change) shrink(ctx context.Context, size int64, entries int) error {
 			return err
 		}
 	}
-	return im.trimFile()
+	return im.trimFile(ctx)
 }
 
 // grow makes what is added zeros, and then publishes the size.
@@ -302,24 +302,15 @@ func (im *Image) truncateData(size int64) error {
 
 // trimFile cuts off the end of the file that nothing uses. Nothing waits to be
 // freed.
-func (im *Image) trimFile() error {
+func (im *Image) trimFile(ctx context.Context) error {
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
 	im.allocMu.Lock()
 	defer im.allocMu.Unlock()
 	end := clusterIdx(align.CeilDiv(im.length.Load(), im.clusterSize()))
-	last := end
-	for ; last > 1; last-- {
-		n, err := im.refcount(last - 1)
-		if err != nil {
-			return err
-		}
-		if n != 0 {
-			break
-		}
-	}
-	if last == end {
-		return nil
+	last, err := im.lastUsed(ctx, end)
+	if last == end || err != nil {
+		return err
 	}
 	if err := im.w.Truncate(int64(im.clusterOff(last))); err != nil {
 		return fmt.Errorf("qcow2: %w", err)
@@ -328,4 +319,35 @@ func (im *Image) trimFile() error {
 	im.refs.end = min(im.refs.end, last)
 	im.unsynced.Store(true)
 	return nil
+}
+
+// lastUsed returns the end of the last cluster before end that is in use. The
+// file may be sparse and of any length: what has no refcounts, or just zeros,
+// is passed over as a whole. allocMu is held.
+func (im *Image) lastUsed(ctx context.Context, end clusterIdx) (clusterIdx, error) {
+	// What the table does not reach is free.
+	end = min(end, clusterIdx(refTable(im.refs.table.Bytes()).len())<<im.refBlockBits())
+	for end > 1 {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		s, at, err := im.refSlice(end - 1)
+		switch {
+		case err != nil:
+			return 0, err
+		case s == nil:
+			end = (end - 1) &^ (1<<im.refBlockBits() - 1)
+		case isZero(s.Bytes()):
+			end = (end - 1) &^ (1<<im.refSliceBits() - 1)
+		default:
+			b := refBlock(s.Bytes())
+			for ; at >= 0; at-- {
+				if b.at(im.refcountOrder, at) != 0 {
+					return end, nil
+				}
+				end--
+			}
+		}
+	}
+	return 1, nil
 }

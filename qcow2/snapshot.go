@@ -284,8 +284,8 @@ func (im *Image) readL1(s *snapshot) (l1Table, error) {
 	if err := im.checkL1(s); err != nil {
 		return nil, err
 	}
-	b, err := safeio.ReadAt(zeroFill{im.r}, int64(s.l1Offset), int64(s.l1Size)*l1EntrySize, maxL1Bytes)
-	if err != nil {
+	b := make(l1Table, int64(s.l1Size)*l1EntrySize) // at most maxL1Bytes
+	if err := safeio.ReadZeroFill(im.r, b, int64(s.l1Offset)); err != nil {
 		return nil, fmt.Errorf("qcow2: L1 table of snapshot %q at %#x: %w", s.id, s.l1Offset, err)
 	}
 	return b, nil

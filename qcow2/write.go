@@ -117,38 +117,37 @@ func (im *Image) takeStock(snaps *snapshotTable, list []*bitmap) error {
 // goes to, whatever an entry says. L2 tables that only snapshots use are not
 // among them. allocMu and mu are held.
 func (im *Image) metadata(snaps *snapshotTable) clusterSet {
-	var s clusterSet
-	tables := []clusterIdx{0}
-	runs := func(off, n int64) {
-		for i := range clusterIdx(align.CeilDiv(n, im.clusterSize())) {
-			tables = append(tables, im.cluster(hostOff(off))+i)
-		}
+	l1, refs := l1Table(im.active.l1.Bytes()), refTable(im.refs.table.Bytes())
+	list := []clusterRun{{0, 1}}
+	add := func(off, n int64) {
+		first := im.cluster(hostOff(off))
+		list = append(list, clusterRun{first, first + clusterIdx(align.CeilDiv(n, im.clusterSize()))})
 	}
-	runs(im.active.l1.Offset(), int64(len(im.active.l1.Bytes())))
-	runs(im.refs.table.Offset(), int64(len(im.refs.table.Bytes())))
+	inFile := func(off, n int64) int64 { return min(n, max(im.length.Load()-off, 0)) }
+	add(im.active.l1.Offset(), int64(len(l1)))
+	add(im.refs.table.Offset(), int64(len(refs)))
 	if p, ok := im.hdr.CryptoHeader(); ok {
-		runs(p.Offset, min(p.Length, max(im.length.Load()-p.Offset, 0)))
+		add(p.Offset, inFile(p.Offset, p.Length))
 	}
 	if snaps != nil {
-		runs(im.hdr.SnapshotsOffset, snaps.size)
+		add(im.hdr.SnapshotsOffset, snaps.size)
 		for _, s := range snaps.list {
 			if im.checkL1(s) == nil {
-				runs(int64(s.l1Offset), min(int64(s.l1Size)*l1EntrySize, max(im.length.Load()-int64(s.l1Offset), 0)))
+				add(int64(s.l1Offset), inFile(int64(s.l1Offset), int64(s.l1Size)*l1EntrySize))
 			}
 		}
 	}
-	for t, i := l1Table(im.active.l1.Bytes()), 0; i < t.len(); i++ {
-		if off := t.at(i).offset(); off != 0 {
-			tables = append(tables, im.cluster(off))
+	for i := range l1.len() {
+		if off := l1.at(i).offset(); off != 0 {
+			add(int64(off), 1)
 		}
 	}
-	for t, i := refTable(im.refs.table.Bytes()), 0; i < t.len(); i++ {
-		if off := t.at(i).offset(); off > 0 {
-			tables = append(tables, im.cluster(off))
+	for i := range refs.len() {
+		if off := refs.at(i).offset(); off > 0 {
+			add(int64(off), 1)
 		}
 	}
-	s.build(tables)
-	return s
+	return newClusterSet(list)
 }
 
 // write writes p to the active mapping, at an offset that may lie past the
