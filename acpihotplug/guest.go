@@ -77,7 +77,9 @@ func (g *Guest) out32(port uint16, v uint32) {
 	g.IO.Out(port, binary.LittleEndian.AppendUint32(nil, v))
 }
 
-// Boot disables and clears all events, then enables that of hot-plug.
+// Boot disables and clears all events, then enables that of hot-plug. What was
+// plugged in before, an operating system finds when it scans the buses, and
+// [Guest.Interrupt] does not tell of it by itself.
 func (g *Guest) Boot() {
 	_, status, enable := g.bases()
 	for i := range enable - status {

@@ -9,6 +9,11 @@ type idPool struct {
 	clock  uint64            // counts joins and departures
 	joined map[uint16]uint64 // who is connected, and when it joined
 	left   map[uint16]uint64 // when the last holder of a free ID left
+
+	// Below floor no ID is free while the client that is connected the
+	// longest is the one that joined at oldest.
+	floor  int
+	oldest uint64
 }
 
 // taken returns how many IDs are in use.
@@ -23,8 +28,11 @@ func (p *idPool) take() (uint16, bool) {
 	for _, t := range p.joined {
 		oldest = min(oldest, t)
 	}
-	for id := 0; id <= MaxID; id++ {
-		id := uint16(id)
+	if oldest != p.oldest {
+		p.floor, p.oldest = 0, oldest
+	}
+	for ; p.floor <= MaxID; p.floor++ {
+		id := uint16(p.floor)
 		if _, taken := p.joined[id]; taken {
 			continue
 		}
@@ -47,4 +55,7 @@ func (p *idPool) leave(id uint16) {
 }
 
 // giveBack frees an ID that nobody has heard of.
-func (p *idPool) giveBack(id uint16) { delete(p.joined, id) }
+func (p *idPool) giveBack(id uint16) {
+	delete(p.joined, id)
+	p.floor = min(p.floor, int(id))
+}

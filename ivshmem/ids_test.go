@@ -3,6 +3,7 @@ package ivshmem
 import (
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/virtfmt/virtfmt/internal/difftest"
 )
@@ -33,6 +34,10 @@ func TestIDsDoNotComeBack(t *testing.T) {
 			t.Fatal("no ID")
 		}
 		if rnd.IntN(8) == 0 {
+			pool.giveBack(id)
+			if again, _ := pool.take(); again != id {
+				t.Fatalf("ID %d after %d was given back", again, id)
+			}
 			pool.giveBack(id)
 			continue
 		}
@@ -67,5 +72,24 @@ func TestIDsRunOut(t *testing.T) {
 	pool.leave(0)
 	if id, ok := pool.take(); id != 0 || !ok {
 		t.Fatalf("ID %d, %v after the last client left, want 0", id, ok)
+	}
+}
+
+// TestIDsOfALongLife: while one client stays, each of the others has the next
+// ID, however many there were.
+func TestIDsOfALongLife(t *testing.T) {
+	var pool idPool
+	start := time.Now()
+	for want := 0; want <= MaxID; want++ {
+		id, ok := pool.take()
+		if int(id) != want || !ok {
+			t.Fatalf("ID %d, %v, want %d", id, ok, want)
+		}
+		if id > 0 {
+			pool.leave(id)
+		}
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }
