@@ -138,7 +138,10 @@ func (im *Image) Check(ctx context.Context, o *CheckOptions) (*CheckResult, erro
 			return nil, err
 		}
 	}
-	opts := o.withDefaults()
+	var opts CheckOptions
+	if o != nil {
+		opts = *o
+	}
 	opts.Size = im.length.Load()
 	return Check(ctx, im.r, &opts)
 }

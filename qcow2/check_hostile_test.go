@@ -158,6 +158,13 @@ func TestCheckLimits(t *testing.T) {
 		if err != nil || len(r.Findings) != c.want || r.Corruptions != 129 {
 			t.Errorf("MaxFindings %d: %d findings of %d, %v", c.max, len(r.Findings), r.Corruptions, err)
 		}
+		im, err := qcow2.Open(bytes.NewReader(b), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err = im.Check(t.Context(), &qcow2.CheckOptions{MaxFindings: c.max}); err != nil || len(r.Findings) != c.want {
+			t.Errorf("MaxFindings %d: an open image has %d findings, %v", c.max, len(r.Findings), err)
+		}
 	}
 }
 

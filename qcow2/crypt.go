@@ -130,7 +130,7 @@ func (a *luksArea) wrap(err error) error {
 
 // luks returns the LUKS header of the image.
 func (im *Image) luks() (*luksArea, *luks.Header, error) {
-	p, ok := im.hdr.CryptoHeader()
+	p, ok := im.Header().CryptoHeader()
 	if !ok {
 		return nil, nil, badf(32, "crypt_method", "luks without a pointer to the encryption header")
 	}

@@ -49,7 +49,7 @@ func (im *Image) Encryption() (*Encryption, error) {
 	if im.closed.Load() {
 		return nil, ErrClosed
 	}
-	e := &Encryption{Method: im.hdr.CryptMethod}
+	e := &Encryption{Method: im.Header().CryptMethod}
 	if e.Method != CryptLUKS {
 		return e, nil
 	}
@@ -196,11 +196,12 @@ func (im *Image) EraseSlot(slot int, force bool) error {
 // slots returns the LUKS header of the image, to be changed. The lock of the
 // keys is held.
 func (im *Image) slots() (*luksArea, *luks.Header, error) {
+	method := im.Header().CryptMethod
 	switch {
 	case im.closed.Load():
 		return nil, nil, ErrClosed
-	case im.hdr.CryptMethod != CryptLUKS:
-		return nil, nil, unsupportedf("key slots with encryption %v", im.hdr.CryptMethod)
+	case method != CryptLUKS:
+		return nil, nil, unsupportedf("key slots with encryption %v", method)
 	case im.w == nil:
 		return nil, nil, ErrReadOnly
 	}

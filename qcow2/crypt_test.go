@@ -296,6 +296,38 @@ func TestCreateWithoutPassphrase(t *testing.T) {
 	}
 }
 
+// TestKeysConcurrentWithChanges: key slots are changed and listed while the
+// header is.
+func TestKeysConcurrentWithChanges(t *testing.T) {
+	_, im := createEncrypted(t, 1<<20, luksOptions(4096))
+	n := difftest.Scale(t, 10)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := range n {
+			if err := im.AddBitmap(fmt.Sprint(i), nil); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	wg.Go(func() {
+		key := cheap()
+		for range n {
+			slot, err := im.AddPassphrase(t.Context(), []byte("secret"), []byte("other"), qcow2.AnySlot, &key)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if e, err := im.Encryption(); err != nil || !e.Slots[slot].Active {
+				t.Errorf("slot %d: %+v, %v", slot, e, err)
+			}
+			if err := im.EraseSlot(slot, false); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	wg.Wait()
+}
+
 func TestEncryptionUnsupported(t *testing.T) {
 	for _, e := range []qcow2.EncryptOptions{
 		{Cipher: "aes-192", CipherMode: "cbc"},
