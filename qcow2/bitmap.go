@@ -62,9 +62,10 @@ const (
 	bitmapAuto       = 1 << 1 // it is enabled
 	bitmapExtraKnown = 1 << 2 // who does not know the extra data may use it
 
-	bitmapTypeDirty  = 1
-	bitmapFlagsField = 12
-	bitmapEntryBytes = 8 // of a bitmap table
+	bitmapTypeDirty      = 1
+	bitmapFlagsField     = 12
+	bitmapDirEntrySize   = 24 // the fixed part
+	bitmapTableEntrySize = 8
 
 	minGranularityBits = 9
 	maxGranularityBits = 31
@@ -96,7 +97,7 @@ func (im *Image) readBitmapDirectory() ([]bitmapEntry, error) {
 	if err != nil {
 		return nil, &FormatError{x.DirectoryOffset, "bitmap directory", err}
 	}
-	list := make([]bitmapEntry, 0, min(int64(x.Count), int64(len(b))/bitmapEntrySize))
+	list := make([]bitmapEntry, 0, min(int64(x.Count), int64(len(b))/bitmapDirEntrySize))
 	names := make(map[string]bool, cap(list))
 	at := x.DirectoryOffset
 	for range x.Count {
@@ -122,7 +123,7 @@ func (im *Image) readBitmapDirectory() ([]bitmapEntry, error) {
 // decodeBitmapEntry decodes the entry that b begins with, and returns its
 // length. It lies at offset at of the file.
 func decodeBitmapEntry(b []byte, at int64) (bitmapEntry, int64, error) {
-	if len(b) < bitmapEntrySize {
+	if len(b) < bitmapDirEntrySize {
 		return bitmapEntry{}, 0, badf(at, "bitmap directory", "entry: %w", io.ErrUnexpectedEOF)
 	}
 	be := binary.BigEndian
@@ -134,7 +135,7 @@ func decodeBitmapEntry(b []byte, at int64) (bitmapEntry, int64, error) {
 		granBits: b[17],
 		at:       at,
 	}
-	n := align.Up(bitmapEntrySize+extra+name, 8)
+	n := align.Up(bitmapDirEntrySize+extra+name, 8)
 	switch {
 	case n > int64(len(b)):
 		return e, 0, badf(at, "bitmap directory", "entry of %d bytes: %w", n, io.ErrUnexpectedEOF)
@@ -149,15 +150,15 @@ func decodeBitmapEntry(b []byte, at int64) (bitmapEntry, int64, error) {
 	case extra > 0 && e.flags&bitmapExtraKnown == 0:
 		return e, 0, badf(at+20, "bitmap extra data", "it is not known: %w", errors.ErrUnsupported)
 	}
-	e.extra = b[bitmapEntrySize:][:extra:extra]
-	e.name = string(b[bitmapEntrySize+extra:][:name])
+	e.extra = b[bitmapDirEntrySize:][:extra:extra]
+	e.name = string(b[bitmapDirEntrySize+extra:][:name])
 	return e, n, nil
 }
 
 // checkBitmapTable reports what makes a bitmap table unusable. It must lie in
 // the file, so that memory is taken for no more than there is.
 func (im *Image) checkBitmapTable(e *bitmapEntry) error {
-	n := int64(e.size) * bitmapEntryBytes
+	n := int64(e.size) * bitmapTableEntrySize
 	switch {
 	case e.table <= 0 || !align.IsAligned(int64(e.table), im.clusterSize()):
 		return badf(e.at, "bitmap table offset", "%#x is not that of a cluster", uint64(e.table))
@@ -222,7 +223,7 @@ func findBitmap(list []*bitmap, name string) (int, error) {
 }
 
 // granularityBits checks a granularity, and chooses that of a new bitmap if it
-// is 0: the size of a cluster, but at most 64 KiB.
+// is 0: the size of a cluster, but at least 4 KiB and at most 64 KiB.
 func (im *Image) granularityBits(granularity int64) (uint8, error) {
 	if granularity == 0 {
 		granularity = max(4<<10, min(im.clusterSize(), 64<<10))

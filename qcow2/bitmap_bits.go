@@ -11,15 +11,16 @@ import (
 	"github.com/virtfmt/virtfmt/internal/safeio"
 )
 
-// bitmapBits is what a bitmap holds: its table as in the file, and over it the
-// clusters of bits that were changed. Image.bitmaps is locked while it is used.
-//
 // A bitmap table entry, section "Bitmap table":
 //
 //	bit 0      without an offset: all bits are ones
 //	    1-8    reserved
 //	    9-55   offset of a cluster of bits
 //	    56-63  reserved
+const bitmapTableEntryReserved = 0xff000000000001fe
+
+// bitmapBits is what a bitmap holds: its table as in the file, and over it the
+// clusters of bits that were changed. Image.bitmaps is locked while it is used.
 type bitmapBits struct {
 	im      *Image
 	n       int64  // bits
@@ -37,7 +38,7 @@ type bitCluster struct {
 
 // newBits returns n bits that are zeros, for a table of that many entries.
 func (im *Image) newBits(n, entries int64) *bitmapBits {
-	return &bitmapBits{im: im, n: n, table: make([]byte, entries*bitmapEntryBytes), changed: map[int64]*bitCluster{}}
+	return &bitmapBits{im: im, n: n, table: make([]byte, entries*bitmapTableEntrySize), changed: map[int64]*bitCluster{}}
 }
 
 // readBits reads the table of a bitmap of a disk of that size.
@@ -46,16 +47,16 @@ func (im *Image) readBits(e *bitmapEntry, disk int64) (*bitmapBits, error) {
 	if int64(e.size) != entries {
 		return nil, badf(e.at+8, "bitmap table size", "%d entries, and the disk needs %d", e.size, entries)
 	}
-	b, err := safeio.ReadAt(im.r, int64(e.table), entries*bitmapEntryBytes, im.length.Load())
+	b, err := safeio.ReadAt(im.r, int64(e.table), entries*bitmapTableEntrySize, im.length.Load())
 	if err != nil {
 		return nil, &FormatError{int64(e.table), "bitmap table", err}
 	}
 	seen := map[uint64]bool{}
-	for i := 0; i < len(b); i += bitmapEntryBytes {
+	for i := 0; i < len(b); i += bitmapTableEntrySize {
 		v := binary.BigEndian.Uint64(b[i:])
 		off, at := v&entryOffsetMask, int64(e.table)+int64(i)
 		switch {
-		case v&bitmapEntryReserved != 0, off != 0 && v&1 != 0:
+		case v&bitmapTableEntryReserved != 0, off != 0 && v&1 != 0:
 			return nil, badf(at, "bitmap table entry", "%#x has reserved bits", v)
 		case off == 0:
 			continue
@@ -82,10 +83,10 @@ func (t *bitmapBits) reset() {
 	t.table, t.changed, t.clean = make([]byte, len(t.table)), map[int64]*bitCluster{}, false
 }
 
-func (t *bitmapBits) entries() int64 { return int64(len(t.table)) / bitmapEntryBytes }
+func (t *bitmapBits) entries() int64 { return int64(len(t.table)) / bitmapTableEntrySize }
 
 func (t *bitmapBits) entry(i int64) uint64 {
-	return binary.BigEndian.Uint64(t.table[i*bitmapEntryBytes:])
+	return binary.BigEndian.Uint64(t.table[i*bitmapTableEntrySize:])
 }
 
 // perCluster is how many bits a table entry stands for.
@@ -175,7 +176,7 @@ func (t *bitmapBits) resize(n, entries int64) error {
 		}
 	}
 	maps.DeleteFunc(t.changed, func(i int64, _ *bitCluster) bool { return i >= entries })
-	grown := make([]byte, entries*bitmapEntryBytes)
+	grown := make([]byte, entries*bitmapTableEntrySize)
 	copy(grown, t.table)
 	t.table, t.n, t.clean = grown, n, false
 	return nil

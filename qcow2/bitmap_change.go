@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/block"
 )
 
 // ErrBitmapExists means that an image has a bitmap of that name. It is also
@@ -303,7 +304,7 @@ func (p *preparedBitmaps) writeBits(b *bitmap) error {
 		switch {
 		case c.b == nil && c.ones:
 			e = 1
-		case c.b != nil && !isZero(c.b):
+		case c.b != nil && !block.IsZero(c.b):
 			off, err := p.c.alloc(1)
 			if err != nil {
 				return err
@@ -313,7 +314,7 @@ func (p *preparedBitmaps) writeBits(b *bitmap) error {
 			}
 			e = uint64(off)
 		}
-		binary.BigEndian.PutUint64(table[i*bitmapEntryBytes:], e)
+		binary.BigEndian.PutUint64(table[i*bitmapTableEntrySize:], e)
 	}
 	p.dropBits(t.stored, table)
 	if b.entry.table != 0 {
@@ -326,7 +327,7 @@ func (p *preparedBitmaps) writeBits(b *bitmap) error {
 	if err := p.c.write(table, off); err != nil {
 		return err
 	}
-	b.entry.table, b.entry.size = off, uint32(len(table)/bitmapEntryBytes)
+	b.entry.table, b.entry.size = off, uint32(len(table)/bitmapTableEntrySize)
 	t.table, t.stored, t.clean, t.changed = table, table, true, map[int64]*bitCluster{}
 	b.bits = t
 	return nil
@@ -335,7 +336,7 @@ func (p *preparedBitmaps) writeBits(b *bitmap) error {
 // dropBits drops the clusters of bits that the old table refers to and the new
 // one does not.
 func (p *preparedBitmaps) dropBits(old, table []byte) {
-	for i := 0; i < len(old); i += bitmapEntryBytes {
+	for i := 0; i < len(old); i += bitmapTableEntrySize {
 		e := binary.BigEndian.Uint64(old[i:])
 		if off := e & entryOffsetMask; off != 0 && (i >= len(table) || binary.BigEndian.Uint64(table[i:]) != e) {
 			p.free(hostOff(off), 1)
@@ -378,7 +379,7 @@ func (p *preparedBitmaps) addDropped() {
 func (im *Image) sharesBits(t *bitmapBits) bool {
 	im.mu.RLock()
 	defer im.mu.RUnlock()
-	for i := 0; i < len(t.stored); i += bitmapEntryBytes {
+	for i := 0; i < len(t.stored); i += bitmapTableEntrySize {
 		off := binary.BigEndian.Uint64(t.stored[i:]) & entryOffsetMask
 		if off != 0 && im.meta.overlaps(im.cluster(hostOff(off)), 1) {
 			return true

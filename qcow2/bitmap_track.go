@@ -68,7 +68,7 @@ func (im *Image) loadBitmaps() ([]*bitmap, error) {
 	}
 	var used int64
 	for _, b := range list {
-		if used += align.Up(int64(b.entry.size)*bitmapEntryBytes, im.clusterSize()); used > im.length.Load()+im.clusterSize() {
+		if used += align.Up(int64(b.entry.size)*bitmapTableEntrySize, im.clusterSize()); used > im.length.Load()+im.clusterSize() {
 			return nil, badf(b.entry.at, "bitmap table", "it overlaps another")
 		}
 		if err := b.load(im, im.Size()); err != nil && b.records() {
@@ -104,11 +104,11 @@ func (im *Image) bitmapRuns(list []*bitmap) []freed {
 		add(x.DirectoryOffset, x.DirectorySize)
 	}
 	for _, b := range list {
-		add(int64(b.entry.table), int64(b.entry.size)*bitmapEntryBytes)
+		add(int64(b.entry.table), int64(b.entry.size)*bitmapTableEntrySize)
 		if b.bits == nil {
 			continue
 		}
-		for i := 0; i < len(b.bits.stored); i += bitmapEntryBytes {
+		for i := 0; i < len(b.bits.stored); i += bitmapTableEntrySize {
 			if off := binary.BigEndian.Uint64(b.bits.stored[i:]) & entryOffsetMask; off != 0 {
 				add(int64(off), im.clusterSize())
 			}
@@ -163,7 +163,7 @@ func (im *Image) record(off, n int64) error {
 		}
 		g := b.entry.granBits
 		if err := b.bits.set(off>>g, (off+n-1)>>g+1); err != nil {
-			return fmt.Errorf("bitmap %q: %w", b.entry.name, err)
+			return err
 		}
 	}
 	return nil

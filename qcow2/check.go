@@ -188,7 +188,7 @@ type checker struct {
 }
 
 func newChecker(ctx context.Context, r io.ReaderAt, size int64, h *Header, o CheckOptions) (*checker, error) {
-	c := &checker{ctx: ctx, r: r, size: align.Up(size, 512), h: h, layout: h.layout(), opts: o}
+	c := &checker{ctx: ctx, r: r, size: align.Up(size, sectorSize), h: h, layout: h.layout(), opts: o}
 	if size < 0 || c.size < size {
 		return nil, fmt.Errorf("qcow2: file of %d bytes: %w", size, ErrLimit)
 	}
@@ -198,7 +198,7 @@ func newChecker(ctx context.Context, r io.ReaderAt, size int64, h *Header, o Che
 }
 
 func (c *checker) run() error {
-	disk := c.h.Size &^ 511
+	disk := c.h.Size &^ (sectorSize - 1)
 	c.res.TotalClusters = align.CeilDiv(disk, c.clusterSize())
 	if err := c.loadRefcounts(); err != nil {
 		return err

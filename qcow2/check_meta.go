@@ -46,17 +46,6 @@ func (c *checker) readSnapshots() error {
 	return context.Cause(c.ctx)
 }
 
-// Fixed part of a bitmap directory entry, section "Bitmap directory":
-//
-//	byte  0- 7  bitmap table offset
-//	      8-11  bitmap table size, entries
-//	     12-15  flags
-//	     16     type
-//	     17     granularity, as a power of two
-//	     18-19  length of the name
-//	     20-23  length of extra data
-const bitmapEntrySize = 24
-
 // walkBitmaps counts what the bitmaps extension refers to, if it is in force.
 func (c *checker) walkBitmaps() error {
 	x, ok := c.h.Bitmaps()
@@ -70,7 +59,7 @@ func (c *checker) walkBitmaps() error {
 	}
 	c.referenceSpans(slices.Clone(tables))
 	return c.readSegments(sweep(tables, c.size), "bitmap table", func(p part, b []byte) error {
-		for i := 0; i+8 <= len(b); i += 8 {
+		for i := 0; i+bitmapTableEntrySize <= len(b); i += bitmapTableEntrySize {
 			c.checkBitmapEntry(binary.BigEndian.Uint64(b[i:]), p.off+p.at+int64(i), p.total)
 		}
 		return nil
@@ -82,9 +71,9 @@ func (c *checker) readBitmapDirectory(x BitmapsExtension) ([]span, error) {
 	var tables []span
 	end := x.DirectoryOffset + x.DirectorySize
 	at := x.DirectoryOffset
-	var fixed [bitmapEntrySize]byte
+	var fixed [bitmapDirEntrySize]byte
 	for range x.Count {
-		if end-at < bitmapEntrySize || at >= c.size {
+		if end-at < bitmapDirEntrySize || at >= c.size {
 			c.report(FindingBitmap, StructureBitmap, at, uint64(end-at), 1)
 			return tables, nil
 		}
@@ -92,7 +81,7 @@ func (c *checker) readBitmapDirectory(x BitmapsExtension) ([]span, error) {
 			return nil, err
 		}
 		be := binary.BigEndian
-		off, size := be.Uint64(fixed[:]), int64(be.Uint32(fixed[8:]))*8
+		off, size := be.Uint64(fixed[:]), int64(be.Uint32(fixed[8:]))*bitmapTableEntrySize
 		switch {
 		case off == 0 || off&uint64(c.clusterSize()-1) != 0:
 			c.report(FindingUnaligned, StructureBitmap, at, off, 1)
@@ -101,7 +90,7 @@ func (c *checker) readBitmapDirectory(x BitmapsExtension) ([]span, error) {
 				tables = append(tables, span{int64(off), int64(off) + size, tally{total: 1}})
 			}
 		}
-		at += align.Up(bitmapEntrySize+int64(be.Uint16(fixed[18:]))+int64(be.Uint32(fixed[20:])), 8)
+		at += align.Up(bitmapDirEntrySize+int64(be.Uint16(fixed[18:]))+int64(be.Uint32(fixed[20:])), 8)
 	}
 	if at != end {
 		c.report(FindingBitmap, StructureBitmap, at, uint64(end), 1)
@@ -109,19 +98,11 @@ func (c *checker) readBitmapDirectory(x BitmapsExtension) ([]span, error) {
 	return tables, context.Cause(c.ctx)
 }
 
-// A bitmap table entry, section "Bitmap table":
-//
-//	bit 0      without an offset: all bits are ones
-//	    1-8    reserved
-//	    9-55   offset of a cluster of the bitmap
-//	    56-63  reserved
-const bitmapEntryReserved = 0xff000000000001fe
-
 // checkBitmapEntry counts a cluster of n bitmaps.
 func (c *checker) checkBitmapEntry(e uint64, at int64, n uint64) {
 	off := e & entryOffsetMask
 	switch {
-	case e&bitmapEntryReserved != 0, off != 0 && e&1 != 0:
+	case e&bitmapTableEntryReserved != 0, off != 0 && e&1 != 0:
 		c.report(FindingReserved, StructureBitmap, at, e, n)
 	case off&uint64(c.clusterSize()-1) != 0:
 		c.report(FindingUnaligned, StructureBitmap, at, e, n)

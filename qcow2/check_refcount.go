@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/block"
 )
 
 // Refcounts are kept twice, both times in the form of refcount blocks: as the
@@ -135,7 +136,7 @@ func (c *countedRefcounts) addFirst(i clusterIdx, n int, weight uint64) bool {
 	}
 	at := int(i&(1<<c.pieceBits-1)) << (c.order - 3)
 	n <<= c.order - 3
-	if !isZero(c.last[at : at+n]) {
+	if !block.IsZero(c.last[at : at+n]) {
 		return false
 	}
 	copy(c.last[at:], refcountOnes[c.order][:n])
@@ -214,7 +215,7 @@ func (c *checker) loadRefcounts() error {
 		}
 	}
 	err := c.readSegments(parts, "refcount block", func(p part, b []byte) error {
-		if isZero(b) {
+		if block.IsZero(b) {
 			return nil
 		}
 		block := &c.stored.blocks[p.index]
@@ -333,16 +334,4 @@ func lastUsed(b refBlock, order uint) int {
 		}
 	}
 	return -1
-}
-
-var zeroSector [512]byte
-
-func isZero(b []byte) bool {
-	for len(b) > len(zeroSector) {
-		if !bytes.Equal(b[:len(zeroSector)], zeroSector[:]) {
-			return false
-		}
-		b = b[len(zeroSector):]
-	}
-	return bytes.Equal(b, zeroSector[:len(b)])
 }

@@ -130,7 +130,7 @@ func (w *l2Walker) walk(p part, b []byte) error {
 	t := l2Table(b)
 	for i := 0; i < t.len(); {
 		e := t.at(i)
-		at := p.off + p.at + int64(i)*8
+		at := p.off + p.at + int64(i)*l2EntrySize
 		switch {
 		case e == 0:
 			i++
@@ -164,32 +164,32 @@ func (w *l2Walker) checkRun(e l2Entry, n int, at int64, p *part) {
 	off, end := e.offset(), int64(e.offset())+int64(n)<<w.clusterBits
 	if off == 0 || end > w.size || end > l2OffsetLimit {
 		for i := range n {
-			w.checkEntry(entry{e + l2Entry(i)<<w.clusterBits, 0}, at+int64(i)*8, p)
+			w.checkEntry(entry{e + l2Entry(i)<<w.clusterBits, 0}, at+int64(i)*l2EntrySize, p)
 		}
 		return
 	}
 	w.allocated(off, at, p)
 	w.res.AllocatedClusters += int64(n-1) * int64(p.active)
-	w.next, w.last = hostOff(end), at+int64(n-1)*8
+	w.next, w.last = hostOff(end), at+int64(n-1)*l2EntrySize
 
 	for first := w.cluster(off); n > 0; {
 		m := min(n, w.counted.untilPiece(first))
 		if !w.counted.addFirst(first, m, p.total) {
 			for i := range m {
 				if over := w.counted.add(first+clusterIdx(i), p.total); over > 0 {
-					w.report(FindingOverflow, StructureL2, at+int64(i)*8, uint64(w.clusterOff(first+clusterIdx(i))), over)
+					w.report(FindingOverflow, StructureL2, at+int64(i)*l2EntrySize, uint64(w.clusterOff(first+clusterIdx(i))), over)
 				}
 			}
 		}
 		if p.copied > 0 && !(e.copied() && w.stored.allOne(first, m)) {
 			for i := range m {
 				f := e + l2Entry(i)<<w.clusterBits
-				w.checkCopied(f.copied(), f.offset(), StructureL2, at+int64(i)*8, uint64(f), p.copied)
+				w.checkCopied(f.copied(), f.offset(), StructureL2, at+int64(i)*l2EntrySize, uint64(f), p.copied)
 			}
 		}
 		n -= m
 		first += clusterIdx(m)
-		at += int64(m) * 8
+		at += int64(m) * l2EntrySize
 		e += l2Entry(m) << w.clusterBits
 	}
 }
@@ -208,7 +208,7 @@ func (w *l2Walker) walkExtended(p part, b []byte) error {
 	t := extL2Table(b)
 	for i := range t.len() {
 		if e := t.at(i); e != (entry{}) {
-			w.checkEntry(e, p.off+p.at+int64(i)*16, &p)
+			w.checkEntry(e, p.off+p.at+int64(i)*extL2EntrySize, &p)
 		}
 	}
 	return nil

@@ -66,10 +66,8 @@ func (im *Image) setTableCopied(table hostOff, copied func(clusterIdx) (bool, er
 		if err := im.flipCopied(at, wrong); err != nil {
 			return err
 		}
-		if im.tables.Dirty() >= im.opts.CacheSize/2 {
-			if err := im.writeBackAll(); err != nil {
-				return err
-			}
+		if err := im.tidyTables(); err != nil {
+			return err
 		}
 	}
 	return nil

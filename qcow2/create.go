@@ -68,6 +68,16 @@ type CreateOptions struct {
 	Open *Options
 }
 
+const defaultClusterSize = 64 << 10
+
+// clusterSize returns the size of a cluster.
+func (o *CreateOptions) clusterSize() int64 {
+	if o == nil || o.ClusterSize == 0 {
+		return defaultClusterSize
+	}
+	return o.ClusterSize
+}
+
 // Create makes an image of a disk of size bytes in f, whose content is lost, and
 // returns it open for reading and writing. A size that is no multiple of 512
 // is rounded up. The file gets the same bytes that qemu-img create writes.
@@ -121,10 +131,7 @@ func (o *CreateOptions) header(size int64) (*Header, error) {
 	if size < 0 || size > math.MaxInt64-sectorSize {
 		return nil, fmt.Errorf("qcow2: disk size %d: %w", size, ErrLimit)
 	}
-	cluster, width := o.ClusterSize, o.RefcountBits
-	if cluster == 0 {
-		cluster = 64 << 10
-	}
+	cluster, width := o.clusterSize(), o.RefcountBits
 	if width == 0 {
 		width = 16
 	}

@@ -157,7 +157,7 @@ func (c *creator) allocAt(first clusterIdx, n int64) (int64, error) {
 // search finds n free clusters that follow each other.
 func (c *creator) search(n int64) (clusterIdx, error) {
 	for run := int64(0); run < n; c.next++ {
-		if c.next >= 1<<(56-c.clusterBits) {
+		if c.next >= l2OffsetLimit>>c.clusterBits {
 			return 0, fmt.Errorf("image file: %w of 2^56 bytes", ErrLimit)
 		}
 		if run++; c.refcount(c.next) != 0 {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/internal/safeio"
 )
 
@@ -60,7 +61,7 @@ func (c *change) cutTable(e l1Entry, size int64, lost *references) (l1Entry, err
 	if err := safeio.ReadZeroFill(im.r, table, int64(e.offset())); err != nil {
 		return 0, fmt.Errorf("qcow2: L2 table at %#x: %w", e.offset(), err)
 	}
-	if isZero(table[at:]) {
+	if block.IsZero(table[at:]) {
 		return e, nil
 	}
 	if err := lost.addTable(table[at:], int64(e.offset())+at); err != nil {

@@ -55,7 +55,7 @@ func (e *encoder) places(dataFirst bool) places {
 
 // setHeader completes the header, and refuses an image that is too large.
 func (e *encoder) setHeader(p places) error {
-	limit := hostOff(1) << 56
+	limit := hostOff(l2OffsetLimit)
 	if e.Compress {
 		limit = e.compressedLimit()
 	}

@@ -149,23 +149,29 @@ func (t refTable) set(i int, e refTableEntry) {
 	binary.BigEndian.PutUint64(t[i*refTableEntrySize:], uint64(e))
 }
 
-// l2Table is a view of a piece of an L2 table with entries of 8 bytes.
+// Sizes of L2 entries, in bytes.
+const (
+	l2EntrySize    = 8
+	extL2EntrySize = 16
+)
+
+// l2Table is a view of a piece of an L2 table without subclusters.
 type l2Table []byte
 
-func (t l2Table) len() int             { return len(t) / 8 }
-func (t l2Table) at(i int) l2Entry     { return l2Entry(binary.BigEndian.Uint64(t[i*8:])) }
-func (t l2Table) set(i int, e l2Entry) { binary.BigEndian.PutUint64(t[i*8:], uint64(e)) }
+func (t l2Table) len() int             { return len(t) / l2EntrySize }
+func (t l2Table) at(i int) l2Entry     { return l2Entry(binary.BigEndian.Uint64(t[i*l2EntrySize:])) }
+func (t l2Table) set(i int, e l2Entry) { binary.BigEndian.PutUint64(t[i*l2EntrySize:], uint64(e)) }
 
-// extL2Table is a view of a piece of an L2 table with entries of 16 bytes.
+// extL2Table is a view of a piece of an L2 table with extended entries.
 type extL2Table []byte
 
-func (t extL2Table) len() int { return len(t) / 16 }
+func (t extL2Table) len() int { return len(t) / extL2EntrySize }
 func (t extL2Table) at(i int) entry {
-	b := t[i*16 : i*16+16]
+	b := t[i*extL2EntrySize:][:extL2EntrySize]
 	return entry{l2Entry(binary.BigEndian.Uint64(b)), subclusters(binary.BigEndian.Uint64(b[8:]))}
 }
 func (t extL2Table) set(i int, e entry) {
-	b := t[i*16 : i*16+16]
+	b := t[i*extL2EntrySize:][:extL2EntrySize]
 	binary.BigEndian.PutUint64(b, uint64(e.l2Entry))
 	binary.BigEndian.PutUint64(b[8:], uint64(e.subs))
 }

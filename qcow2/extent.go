@@ -12,7 +12,7 @@ import (
 // extent; what the image does not hold is told by its backing file. After an
 // error it yields nothing more.
 //
-// An HostOffset is true until the image is written to.
+// A HostOffset is true until the image is written to.
 func (im *Image) Extents(off, n int64) iter.Seq2[Extent, error] {
 	return im.extentsOf(im.active, off, n)
 }

@@ -32,9 +32,9 @@ func (l *layout) clusterSize() int64 { return 1 << l.clusterBits }
 // entryBits is the size of an L2 entry as a power of two.
 func (l *layout) entryBits() uint {
 	if l.extended {
-		return 4
+		return 4 // extL2EntrySize
 	}
-	return 3
+	return 3 // l2EntrySize
 }
 
 func (l *layout) entrySize() int { return 1 << l.entryBits() }
@@ -46,7 +46,7 @@ func (l *layout) l2Bits() uint { return l.clusterBits - l.entryBits() }
 // subcluster or a cluster, as a power of two.
 func (l *layout) subBits() uint {
 	if l.extended {
-		return l.clusterBits - 5
+		return l.clusterBits - 5 // subclustersPerCluster
 	}
 	return l.clusterBits
 }
@@ -60,7 +60,7 @@ func (l *layout) l2Index(off guestOff) int {
 	return int(int64(off)>>l.clusterBits) & (1<<l.l2Bits() - 1)
 }
 
-// l1Coverage is the number of guest bytes that one L1 entry stands for, as a
+// l1CoverageBits is the number of guest bytes that one L1 entry stands for, as a
 // power of two.
 func (l *layout) l1CoverageBits() uint { return l.clusterBits + l.l2Bits() }
 
@@ -86,7 +86,7 @@ func (l *layout) compressedRange(e l2Entry) (off hostOff, n int64) {
 	x := 62 - (l.clusterBits - 8)
 	off = hostOff(e & (1<<x - 1))
 	sectors := int64(e&(flagCompressed-1))>>x + 1
-	return off, sectors*512 - int64(off)&511
+	return off, sectors*sectorSize - int64(off)&(sectorSize-1)
 }
 
 // makeCompressedEntry is the inverse of compressedRange; the n bytes at off
@@ -95,13 +95,13 @@ func (l *layout) compressedRange(e l2Entry) (off hostOff, n int64) {
 // Preconditions: 1 <= n <= cluster size, off < compressedLimit.
 func (l *layout) makeCompressedEntry(off hostOff, n int64) l2Entry {
 	x := 62 - (l.clusterBits - 8)
-	sectors := (int64(off)+n-1)>>9 - int64(off)>>9
+	sectors := (int64(off)+n-1)/sectorSize - int64(off)/sectorSize
 	return l2Entry(flagCompressed | uint64(sectors)<<x | uint64(off))
 }
 
 // compressedLimit is the end of what a compressed descriptor can point to.
 func (l *layout) compressedLimit() hostOff {
-	return hostOff(1) << min(62-(l.clusterBits-8), 56)
+	return min(hostOff(1)<<(62-(l.clusterBits-8)), l2OffsetLimit)
 }
 
 // A clusterKind is what an L2 entry says of a whole cluster. Subclusters of

@@ -95,14 +95,6 @@ func (o *CreateOptions) geometry(size int64) (*Header, int64, error) {
 	return h, align.Up(luks.PayloadOffset(spec), h.ClusterSize()), nil
 }
 
-// clusterSize returns the size of a cluster.
-func (o *CreateOptions) clusterSize() int64 {
-	if o == nil || o.ClusterSize == 0 {
-		return 64 << 10
-	}
-	return o.ClusterSize
-}
-
 // fullyAllocated returns how much a disk with all of its clusters and their
 // metadata needs: whole clusters of L1 and L2 tables.
 func (l *layout) fullyAllocated(size int64) int64 {
@@ -135,8 +127,8 @@ func (im *Image) measureBitmaps(cluster int64) (int64, error) {
 	total, directory := int64(0), int64(0)
 	for _, b := range list {
 		clusters := align.CeilDiv(align.CeilDiv(align.CeilDiv(im.Size(), b.Granularity), 8), cluster)
-		total += clusters*cluster + align.Up(clusters*bitmapEntryBytes, cluster)
-		directory += align.Up(int64(bitmapEntrySize+len(b.Name)), 8)
+		total += clusters*cluster + align.Up(clusters*bitmapTableEntrySize, cluster)
+		directory += align.Up(int64(bitmapDirEntrySize+len(b.Name)), 8)
 	}
 	return total + align.Up(directory, cluster), nil
 }

@@ -34,8 +34,8 @@ func (m RepairMode) String() string {
 // Repair repairs the image in f and returns what [Check] finds afterwards;
 // [CheckResult.CorruptionsFixed] and [CheckResult.LeaksFixed] say what has
 // become better. No guest data is lost: what a reader gets is the same before
-// and after, unless a damage makes a part of the disk show metadata. The marks that an image is dirty or corrupt are removed if no
-// corruption is left.
+// and after, unless a damage makes a part of the disk show metadata. The marks
+// that an image is dirty or corrupt are removed if no corruption is left.
 //
 // RepairAll sets refcounts to the number of references, replacing the
 // refcount structures where they cannot be used; sets and clears COPIED flags;

@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/block"
 )
 
 // ErrShrink means that an image was to become smaller, and that this was not
@@ -33,8 +34,7 @@ type ResizeOptions struct {
 // L1 table cannot describe is [ErrLimit]. As QEMU it refuses with
 // [errors.ErrUnsupported] a version 2 image that has snapshots, or one with
 // bitmaps that would become empty, and with [ErrBitmapInUse] an image with such
-// a bitmap. Bits of bitmaps for what is
-// added are zeros.
+// a bitmap. Bits of bitmaps for what is added are zeros.
 //
 // Readers go on meanwhile, writers wait. The new size is durable when Resize
 // returns; a power cut before leaves the one or the other, and nothing of a
@@ -259,21 +259,13 @@ func (im *Image) tailIsZero(off, end, shown int64) (bool, error) {
 			}
 		case kindNormal, kindCompressed:
 			b := make([]byte, got.n)
-			if _, err := im.readVia(im.active, b, guestOff(off)); err != nil || !isZero(b) {
+			if _, err := im.readVia(im.active, b, guestOff(off)); err != nil || !block.IsZero(b) {
 				return false, err
 			}
 		}
 		off += got.n
 	}
 	return true, nil
-}
-
-// tidyTables writes tables if many have changed.
-func (im *Image) tidyTables() error {
-	if im.tables.Dirty() < im.opts.CacheSize/2 {
-		return nil
-	}
-	return im.writeBackAll()
 }
 
 // growData makes the external data file as long as the disk will be. What it
@@ -337,7 +329,7 @@ func (im *Image) lastUsed(ctx context.Context, end clusterIdx) (clusterIdx, erro
 			return 0, err
 		case s == nil:
 			end = (end - 1) &^ (1<<im.refBlockBits() - 1)
-		case isZero(s.Bytes()):
+		case block.IsZero(s.Bytes()):
 			end = (end - 1) &^ (1<<im.refSliceBits() - 1)
 		default:
 			b := refBlock(s.Bytes())

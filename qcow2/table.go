@@ -261,7 +261,7 @@ func (im *Image) lookupExtended(t extL2Table, i int, off guestOff, n, at int64) 
 		if !whole {
 			break
 		}
-		in, at = 0, at+16
+		in, at = 0, at+extL2EntrySize
 	}
 	got.n = min(got.n, n)
 	return got, nil

@@ -172,7 +172,15 @@ func (im *Image) reclaim() error {
 
 // tidy starts a write-back if much waits for one.
 func (im *Image) tidy() error {
-	if im.tables.Dirty() < im.opts.CacheSize/2 && im.unlinkedClusters.Load() < maxUnlinkedBytes>>im.clusterBits {
+	if im.unlinkedClusters.Load() < maxUnlinkedBytes>>im.clusterBits {
+		return im.tidyTables()
+	}
+	return im.writeBackAll()
+}
+
+// tidyTables starts a write-back if many tables have changed.
+func (im *Image) tidyTables() error {
+	if im.tables.Dirty() < im.opts.CacheSize/2 {
 		return nil
 	}
 	return im.writeBackAll()
