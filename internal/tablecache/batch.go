@@ -23,9 +23,8 @@ type item struct {
 	off   int64
 	data  []byte
 	slice *Slice    // what it is part of, or
-	res   *Resident // or
-	whole bool      // all of res, which is new, or
-	retry func()
+	res   *Resident // this
+	whole bool      // all of res, which is new
 }
 
 // Cut moves what was changed in the cache, up to a stage, into a new batch.
@@ -49,13 +48,6 @@ func (c *Cache) Cut(last int) *Batch {
 	clear(c.dirty[len(kept):])
 	c.dirty = kept
 	return b
-}
-
-// Add adds bytes that are no slice to the batch, which keeps them. If they
-// cannot be written, Done calls retry.
-func (b *Batch) Add(stage int, off int64, data []byte, retry func()) {
-	b.items = append(b.items, item{stage: stage, off: off, data: data, retry: retry})
-	b.sorted = false
 }
 
 // Has reports whether the batch has something to be written in a stage.
@@ -119,10 +111,8 @@ func (b *Batch) Done() {
 				b.cache.mark(it.slice, int8(it.stage))
 			}
 		case !failed:
-		case it.res != nil:
+		default:
 			it.res.retry(it)
-		case it.retry != nil:
-			it.retry()
 		}
 	}
 	b.items = nil
@@ -171,9 +161,6 @@ func (r *Resident) Modify(at, n int) []byte {
 	r.any = true
 	return r.data
 }
-
-// IsDirty reports whether something of the table is to be written.
-func (r *Resident) IsDirty() bool { return r.any || r.fresh >= 0 }
 
 // AddTo moves what was changed into a batch: to be written in a stage, or as a
 // whole in its own stage if the table is new. The bytes are copied.
