@@ -25,8 +25,8 @@ var (
 	// [fs.ErrClosed].
 	ErrClosed error = &sentinel{"image is closed", fs.ErrClosed}
 
-	// ErrLocked means that another program uses the image in a way that does
-	// not go with the one that was asked for.
+	// ErrLocked means that another program, or this one through another opening,
+	// uses the image in a way that does not go with the one that was asked for.
 	ErrLocked = imagelock.ErrLocked
 
 	// ErrNoBacking means that an image was to be committed to a backing file

@@ -45,8 +45,8 @@ var (
 	// for it.
 	ErrLimit = safeio.ErrLimit
 
-	// ErrLocked means that another program uses the image in a way that does
-	// not go with the one that was asked for.
+	// ErrLocked means that another program, or this one through another opening,
+	// uses the image in a way that does not go with the one that was asked for.
 	ErrLocked = imagelock.ErrLocked
 
 	// ErrOutOfRange means that an offset or a length lies outside of the disk.

@@ -105,6 +105,9 @@ func locked(f *File, write bool) (*File, error) {
 	}
 	if err := imagelock.Lock(f.File, write); err != nil {
 		f.Close()
+		if errors.Is(err, imagelock.ErrLocked) {
+			err = fmt.Errorf("%s: %w", f.Name(), err)
+		}
 		return nil, err
 	}
 	return f, nil

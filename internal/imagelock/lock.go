@@ -12,6 +12,6 @@ package imagelock
 
 import "errors"
 
-// ErrLocked means that another program uses the image in a way that does not
-// go with the one that was asked for.
-var ErrLocked = errors.New("image is in use by another program")
+// ErrLocked means that another program, or this one through another opening,
+// uses the image in a way that does not go with the one that was asked for.
+var ErrLocked = errors.New("image is in use")
