@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/internal/safeio"
 	"github.com/virtfmt/virtfmt/internal/tablecache"
 )
@@ -390,7 +391,7 @@ func (im *Image) release(list []freed) error {
 	im.allocMu.Unlock()
 	for _, h := range holes {
 		// The space stays taken where this cannot be done.
-		_ = im.punch(im.w, im.clusterOff(h.first), h.n<<im.clusterBits)
+		_ = block.PunchHole(im.w, int64(im.clusterOff(h.first)), h.n<<im.clusterBits)
 		im.unsynced.Store(true)
 	}
 	im.allocMu.Lock()

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"runtime"
 	"sync"
 
 	"github.com/virtfmt/virtfmt/internal/block"
@@ -101,11 +100,9 @@ func newEncoder(src Disk, o *EncodeOptions) (*encoder, error) {
 	if create.Preallocation != PreallocateOff || create.DataFile != "" || create.Data != nil || create.DataFileRaw || create.Encrypt != nil || create.Open != nil {
 		return nil, errors.New("qcow2: encode: preallocation, data files, encryption and Open are not for streams")
 	}
-	if e.Workers == 0 {
-		e.Workers = min(max(2*runtime.GOMAXPROCS(0), 4), 16)
-	}
-	if e.Workers < 0 || e.Workers > 64 {
-		return nil, fmt.Errorf("qcow2: encode: EncodeOptions.Workers is %d, not 1 to 64", e.Workers)
+	var err error
+	if e.Workers, err = block.Workers("EncodeOptions", e.Workers); err != nil {
+		return nil, fmt.Errorf("qcow2: encode: %w", err)
 	}
 	if e.Layers < 0 || (e.Layers > 0) != (create.BackingFile != "") {
 		return nil, errors.New("qcow2: encode: Layers and a backing file go together")

@@ -1,13 +1,9 @@
 package qcow2
 
 import (
-	"errors"
-	"os"
-
 	"github.com/virtfmt/virtfmt/internal/align"
 	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/internal/inflight"
-	"github.com/virtfmt/virtfmt/internal/sparse"
 )
 
 // WriteZeroesAt makes the n bytes at off of the disk read as zeros. Clusters
@@ -269,7 +265,7 @@ func (im *Image) writeZeros(off guestOff, n int64) error {
 // disk goes.
 func (im *Image) zeroData(off, n int64) error {
 	n = min(n, im.Size()-off)
-	if im.punch(im.dataW, hostOff(off), n) == nil {
+	if block.PunchHole(im.dataW, off, n) == nil {
 		im.dataUnsynced.Store(true)
 		return nil
 	}
@@ -289,15 +285,4 @@ func (im *Image) zeroStored(off hostOff, n int64) error {
 		}
 		return nil
 	})
-}
-
-// punch gives back the space of n bytes of f at off, which read as zeros then.
-func (im *Image) punch(f File, off hostOff, n int64) error {
-	switch f := f.(type) {
-	case block.PunchHoler:
-		return f.PunchHole(int64(off), n)
-	case *os.File:
-		return sparse.PunchHole(f, int64(off), n)
-	}
-	return errors.ErrUnsupported
 }

@@ -64,9 +64,9 @@ type claim struct {
 
 // claim takes up to n bytes of clusters from off on: as many as have their
 // entries in one L2 table, own no space in the file and read alike. A claim of
-// no clusters means that the first owns space by now. With alloc the clusters are given space
-// in the file. Every claim that comes without an error is ended by publish or
-// abandon.
+// no clusters means that the first owns space by now. With alloc the clusters
+// are given space in the file. Every claim that comes without an error is ended
+// by publish or abandon.
 func (img *Image) claim(off guestOff, n int64, alloc bool) (*claim, error) {
 	g := &img.geo
 	c := &claim{first: g.cluster(off)}

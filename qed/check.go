@@ -94,7 +94,8 @@ const (
 // nothing.
 type CheckOptions struct {
 	Repair RepairMode
-	// MaxFindings bounds [CheckResult.Findings]. The default is 1000.
+	// MaxFindings bounds [CheckResult.Findings]. The default is 1000; negative
+	// keeps none.
 	MaxFindings int
 	// Progress, where set, is called now and then with the number of L1
 	// entries done and their total.
@@ -238,8 +239,8 @@ func (c *checker) run() error {
 func (c *checker) walk(off int64, f func(i, at int64, e entry) error) error {
 	buf := make([]byte, min(c.img.h.tableBytes(), chunkEntries*entrySize))
 	for done := int64(0); done < c.img.h.tableBytes(); done += int64(len(buf)) {
-		if err := c.ctx.Err(); err != nil {
-			return err
+		if c.ctx.Err() != nil {
+			return context.Cause(c.ctx)
 		}
 		if err := safeio.ReadFull(c.img.r, buf, off+done); err != nil {
 			return fmt.Errorf("qed: table at %#x: %w", off, err)
@@ -329,8 +330,8 @@ func (c *checker) note(f Finding) int {
 func (c *checker) leaks() error {
 	size := int64(c.img.h.ClusterSize)
 	for start, end := range c.used.gaps(c.clusters) {
-		if err := c.ctx.Err(); err != nil {
-			return err
+		if c.ctx.Err() != nil {
+			return context.Cause(c.ctx)
 		}
 		f := Finding{Kind: FindingLeak, Entry: -1, Value: start * size, Clusters: end - start}
 		if c.opts.Repair == RepairAll && c.res.Corruptions == 0 {

@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/internal/memfile"
+	"github.com/virtfmt/virtfmt/internal/sparse"
 	"github.com/virtfmt/virtfmt/qed"
 )
 
@@ -167,6 +169,48 @@ func TestRepairFreesWhatLeaked(t *testing.T) {
 	}
 	if res, err := img.Check(context.Background(), nil); err != nil || !res.Clean() {
 		t.Errorf("%+v, %v", res, err)
+	}
+}
+
+// TestRepairPunchesHoles: what leaked in the middle of a file takes no space
+// any more, where the system has holes.
+func TestRepairPunchesHoles(t *testing.T) {
+	const size = 1 << 20
+	f, err := os.Create(filepath.Join(t.TempDir(), "a.qed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	img, err := qed.Create(f, 4*size, &qed.CreateOptions{ClusterSize: size})
+	if err != nil {
+		t.Fatal(err)
+	}
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaked := bytes.Repeat([]byte{7}, size)
+	if _, err := f.WriteAt(leaked, end); err != nil {
+		t.Fatal(err)
+	}
+	if err := img.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if img, err = qed.OpenRW(f, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("x"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := img.Check(t.Context(), &qed.CheckOptions{Repair: qed.RepairAll}); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, size)
+	if _, err := f.ReadAt(got, end); err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(got, leaked) && !errors.Is(sparse.PunchHole(f, end, size), errors.ErrUnsupported) {
+		t.Error("what leaked is still there")
 	}
 }
 

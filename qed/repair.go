@@ -1,6 +1,7 @@
 package qed
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -22,8 +23,8 @@ func (c *checker) repair() error {
 	}
 	var b [entrySize]byte
 	for i, f := range c.fixes {
-		if err := c.ctx.Err(); err != nil {
-			return err
+		if c.ctx.Err() != nil {
+			return context.Cause(c.ctx)
 		}
 		binary.LittleEndian.PutUint64(b[:], uint64(values[i]))
 		if _, err := c.img.f.WriteAt(b[:], f.at); err != nil {
@@ -51,8 +52,8 @@ func (c *checker) copyShared() ([]entry, error) {
 		if f.copyOf == 0 {
 			continue
 		}
-		if err := c.ctx.Err(); err != nil {
-			return nil, err
+		if c.ctx.Err() != nil {
+			return nil, context.Cause(c.ctx)
 		}
 		if buf == nil {
 			if err := img.begin(); err != nil {
@@ -120,11 +121,7 @@ func (img *Image) cutTo(end int64) error {
 
 // punch gives the space of leaked clusters back, where the file can do that.
 func (img *Image) punch(off, n int64) error {
-	p, ok := img.f.(block.PunchHoler)
-	if !ok {
-		return nil
-	}
-	if err := p.PunchHole(off, n); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+	if err := block.PunchHole(img.f, off, n); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return fmt.Errorf("qed: hole at %#x: %w", off, err)
 	}
 	return nil

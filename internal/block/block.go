@@ -9,6 +9,9 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"os"
+
+	"github.com/virtfmt/virtfmt/internal/sparse"
 )
 
 // A Kind says what stands behind a range of a disk.
@@ -86,8 +89,8 @@ type Disk interface {
 }
 
 // A File is what an image is stored in. A File may also be a [Syncer], a
-// [PunchHoler] and tell its length as [Length] asks for it; *os.File does all
-// of that.
+// [PunchHoler] and tell its length as [Length] asks for it. An [*os.File] does
+// all of that, holes by [PunchHole].
 type File interface {
 	io.ReaderAt
 	io.WriterAt
@@ -101,6 +104,19 @@ type Syncer interface{ Sync() error }
 // A PunchHoler can give space back: the n bytes at off read as zeros
 // afterwards. An error that is [errors.ErrUnsupported] changes nothing.
 type PunchHoler interface{ PunchHole(off, n int64) error }
+
+// PunchHole gives back the space of the n bytes of f at off, which read as
+// zeros then. Where f cannot, nothing changes and the error is
+// [errors.ErrUnsupported].
+func PunchHole(f any, off, n int64) error {
+	switch f := f.(type) {
+	case PunchHoler:
+		return f.PunchHole(off, n)
+	case *os.File:
+		return sparse.PunchHole(f, off, n)
+	}
+	return errors.ErrUnsupported
+}
 
 // A ZeroWriter can make a range read as zeros without being handed the zeros.
 type ZeroWriter interface{ WriteZeroesAt(off, n int64) error }

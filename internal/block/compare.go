@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"runtime"
 	"sync"
 
 	"github.com/virtfmt/virtfmt/internal/align"
@@ -56,8 +55,9 @@ func Compare(ctx context.Context, a, b Disk, o *CompareOptions) (*Difference, er
 	if o == nil {
 		o = new(CompareOptions)
 	}
-	if o.Workers < 0 || o.Workers > maxWorkers {
-		return nil, fmt.Errorf("CompareOptions.Workers is %d, not 1 to %d", o.Workers, maxWorkers)
+	workers, err := Workers("CompareOptions", o.Workers)
+	if err != nil {
+		return nil, err
 	}
 	if o.Strict && a.Size() != b.Size() {
 		return &Difference{DifferentSize, min(a.Size(), b.Size())}, nil
@@ -65,9 +65,7 @@ func Compare(ctx context.Context, a, b Disk, o *CompareOptions) (*Difference, er
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	c := &comparer{CompareOptions: *o, ctx: ctx, cancel: cancel, a: a, b: b, total: max(a.Size(), b.Size())}
-	if c.Workers == 0 {
-		c.Workers = min(max(2*runtime.GOMAXPROCS(0), 4), 16)
-	}
+	c.Workers = workers
 	c.buffer = defaultBuffer
 	for _, d := range []Disk{a, b} {
 		if k, ok := d.(Clusterer); ok && align.IsPow2(k.ClusterSize()) {

@@ -86,6 +86,18 @@ const (
 	worthSharing = 2 << 20
 )
 
+// Workers returns the number of workers that options of that name ask for: for
+// 0 twice the processors that Go uses, at least 4 and at most 16.
+func Workers(options string, n int) (int, error) {
+	if n < 0 || n > maxWorkers {
+		return 0, fmt.Errorf("%s.Workers is %d, not 1 to %d", options, n, maxWorkers)
+	}
+	if n == 0 {
+		n = min(max(2*runtime.GOMAXPROCS(0), 4), 16)
+	}
+	return n, nil
+}
+
 // withDefaults returns a copy of o with the defaults filled in for a source
 // with clusters of the given size.
 func (o *CopyOptions) withDefaults(cluster int64) (CopyOptions, error) {
@@ -93,11 +105,9 @@ func (o *CopyOptions) withDefaults(cluster int64) (CopyOptions, error) {
 	if o != nil {
 		c = *o
 	}
-	if c.Workers == 0 {
-		c.Workers = min(max(2*runtime.GOMAXPROCS(0), 4), 16)
-	}
-	if c.Workers < 0 || c.Workers > maxWorkers {
-		return c, fmt.Errorf("CopyOptions.Workers is %d, not 1 to %d", c.Workers, maxWorkers)
+	var err error
+	if c.Workers, err = Workers("CopyOptions", c.Workers); err != nil {
+		return c, err
 	}
 	if c.BufferSize == 0 {
 		c.BufferSize = defaultBuffer
@@ -121,7 +131,8 @@ func (o *CopyOptions) withDefaults(cluster int64) (CopyOptions, error) {
 // each worker at a time, and zeros elsewhere. Zeros are not written where dst
 // is known to read as zeros; otherwise dst is told to make them
 // ([ZeroWriter], or [PunchHoler], as an [*os.File] counts too), or they are
-// written. Nothing is left to a discard. A dst that has Truncate gets the size of src first.
+// written. Nothing is left to a discard. A dst that has Truncate gets the size
+// of src first.
 //
 // dst and what of src is used must allow for concurrent calls. A failure is a
 // [*CopyError] that wraps what failed, or the cause of ctx; the target is

@@ -14,8 +14,9 @@ func (p *piece) follows(run *piece) bool {
 		(p.host == nil || p.hostAt == run.hostAt+run.n)
 }
 
-// pieces yields the disk cut into pieces, less the zeros that dst has already. Pieces to be read end at multiples
-// of the buffer size, so that no two of them share a cluster.
+// pieces yields the disk cut into pieces, less the zeros that dst has already.
+// Pieces to be read end at multiples of the buffer size, so that no two of them
+// share a cluster.
 func (c *copier) pieces() iter.Seq[piece] {
 	return func(yield func(piece) bool) {
 		hosts, _ := c.src.(HostFiler)

@@ -3,9 +3,7 @@ package block
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
-	"runtime"
 	"sync"
 
 	"github.com/virtfmt/virtfmt/internal/align"
@@ -40,17 +38,16 @@ func Rebase(ctx context.Context, d Overlay, old, next Disk, grain int64, o *Reba
 	if o == nil {
 		o = new(RebaseOptions)
 	}
-	if o.Workers < 0 || o.Workers > maxWorkers {
-		return fmt.Errorf("RebaseOptions.Workers is %d, not 1 to %d", o.Workers, maxWorkers)
+	workers, err := Workers("RebaseOptions", o.Workers)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r := &rebaser{RebaseOptions: *o, ctx: ctx, cancel: cancel, d: d, old: old, next: next, total: d.Size()}
 	r.grain = int(min(grain, maxRebaseGrain))
 	r.buffer = max(defaultBuffer, r.grain)
-	if r.Workers == 0 {
-		r.Workers = min(max(2*runtime.GOMAXPROCS(0), 4), 16)
-	}
+	r.Workers = workers
 	r.run()
 	return context.Cause(ctx)
 }

@@ -107,13 +107,8 @@ func (t *target) zero(ctx context.Context, off, n int64) (s CopyStats, err error
 }
 
 func (t *target) makeZeroes(off, n int64) error {
-	switch w := t.w.(type) {
-	case ZeroWriter:
-		return w.WriteZeroesAt(off, n)
-	case PunchHoler:
-		return w.PunchHole(off, n)
-	case *os.File:
-		return sparse.PunchHole(w, off, n)
+	if z, ok := t.w.(ZeroWriter); ok {
+		return z.WriteZeroesAt(off, n)
 	}
-	return errors.ErrUnsupported
+	return PunchHole(t.w, off, n)
 }
