@@ -2,6 +2,7 @@ package vma
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -50,9 +51,12 @@ type Target struct {
 // where the target is known to read as zeros.
 //
 // The report is that of [Reader.Report]. Where the error is a [*FormatError],
-// targets hold what was read before it. Extract must be called before
-// [Reader.Next].
+// targets hold what was read before it. A Reader extracts once, and not after
+// [Reader.Next]: what was read is gone.
 func (r *Reader) Extract(ctx context.Context, o *ExtractOptions) (*Report, error) {
+	if r.w.err == io.EOF || r.w.err == nil && r.w.count > 0 {
+		return r.w.result(), errors.New("vma: extract: the archive was read from already")
+	}
 	x := newExtraction(o, min(runtime.GOMAXPROCS(0), 4))
 	free := make(chan []byte, x.workers+1)
 	for range cap(free) {
@@ -111,6 +115,7 @@ type extracted struct {
 	w      io.WriterAt   // its target
 	target *block.Target // nil if it is not extracted
 	whole  bool
+	keep   bool // the size of w
 }
 
 // A job is an extent to be written out.
@@ -215,7 +220,7 @@ func (x *extraction) ask(d DeviceInfo) error {
 		if d.Size == 0 { // not known yet
 			d.Size, o.KeepSize = MaxDeviceSize, true
 		}
-		e.w, e.whole = t.W, t.Whole
+		e.w, e.whole, e.keep = t.W, t.Whole, t.KeepSize
 		e.target, err = block.NewTarget(t.W, d.Size, o)
 	}
 	if err != nil {
@@ -248,8 +253,8 @@ func (x *extraction) finish(w *walker) error {
 				return err
 			}
 		}
-		if !d.known { // the size is known now
-			if _, err := block.NewTarget(x.devices[d.ID].w, d.Size, nil); err != nil {
+		if e := &x.devices[d.ID]; !d.known && !e.keep { // the size is known now
+			if _, err := block.NewTarget(e.w, d.Size, nil); err != nil {
 				return fmt.Errorf("vma: device %d: %w", d.ID, err)
 			}
 		}
