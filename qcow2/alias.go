@@ -39,6 +39,8 @@ type Disk = block.Disk
 //	Sync() error                      // without it each write counts as durable
 //	PunchHole(off, n int64) error     // gives space back
 //	Size() int64 (or Stat, or Seek)   // tells its length
+//
+// An [*os.File] does all of that.
 type File = block.File
 
 // CopyOptions says how a disk is copied; nil and zero fields are the defaults:

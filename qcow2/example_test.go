@@ -3,7 +3,10 @@ package qcow2_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io"
 	"log"
 	"os"
 
@@ -33,6 +36,53 @@ func Example() {
 	}
 	fmt.Println(img.Size(), "bytes of disk in", info.Size(), "of file")
 	// Output: 1073741824 bytes of disk in 328192 of file
+}
+
+// A disk is hashed that somebody else has made: any reader will do, such as one
+// that asks a web server for ranges, and what is wrong is told by its type.
+func ExampleOpen() {
+	f := memfile.New()
+	made, err := qcow2.Create(f, 1<<20, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := made.Close(); err != nil {
+		log.Fatal(err)
+	}
+
+	hash := func(r io.ReaderAt, size int64) error {
+		img, err := qcow2.Open(r, &qcow2.Options{Size: size})
+		if err != nil {
+			return err
+		}
+		defer img.Close()
+		h := sha256.New()
+		if _, err := io.Copy(h, io.NewSectionReader(img, 0, img.Size())); err != nil {
+			return err
+		}
+		fmt.Printf("%x\n", h.Sum(nil)[:8])
+		return nil
+	}
+	if err := hash(f, f.Size()); err != nil {
+		log.Fatal(err)
+	}
+
+	if _, err := f.WriteAt([]byte{0xff}, 36); err != nil { // l1_size
+		log.Fatal(err)
+	}
+	err = hash(f, f.Size())
+	var wrong *qcow2.FormatError
+	switch {
+	case errors.Is(err, qcow2.ErrFormat):
+		fmt.Println("another format")
+	case errors.Is(err, errors.ErrUnsupported):
+		fmt.Println("a feature that this package does not know")
+	case errors.As(err, &wrong):
+		fmt.Printf("damaged or hostile: %s, byte %d\n", wrong.Field, wrong.Offset)
+	}
+	// Output:
+	// 30e14955ebf13522
+	// damaged or hostile: l1_size, byte 36
 }
 
 func ExampleImage_Extents() {

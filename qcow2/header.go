@@ -296,18 +296,23 @@ func (h *Header) check() error {
 	if h.SnapshotCount > maxSnapshots {
 		return badf(60, "nb_snapshots", "%d: %w of %d", h.SnapshotCount, ErrLimit, maxSnapshots)
 	}
+	if n := int64(h.RefcountTableClusters) << h.ClusterBits; n > maxRefcountTableBytes {
+		return badf(56, "refcount_table_clusters", "%d bytes: %w of %d", n, ErrLimit, maxRefcountTableBytes)
+	}
+	if n := int64(h.L1Size) * l1EntrySize; n > maxL1Bytes {
+		return badf(36, "l1_size", "%d bytes: %w of %d", n, ErrLimit, maxL1Bytes)
+	}
 	tables := []struct {
 		at     int64
 		name   string
-		off    int64
-		n, max int64
+		off, n int64
 	}{
-		{48, "refcount table", h.RefcountTableOffset, int64(h.RefcountTableClusters) << h.ClusterBits, maxRefcountTableBytes},
-		{64, "snapshot table", h.SnapshotsOffset, int64(h.SnapshotCount) * snapshotEntrySize, maxSnapshotTableBytes},
-		{40, "L1 table", h.L1TableOffset, int64(h.L1Size) * l1EntrySize, maxL1Bytes},
+		{48, "refcount_table_offset", h.RefcountTableOffset, int64(h.RefcountTableClusters) << h.ClusterBits},
+		{64, "snapshots_offset", h.SnapshotsOffset, int64(h.SnapshotCount) * snapshotEntrySize},
+		{40, "l1_table_offset", h.L1TableOffset, int64(h.L1Size) * l1EntrySize},
 	}
 	for _, t := range tables {
-		if err := checkTable(t.at, t.name, t.off, t.n, t.max, h.ClusterSize()); err != nil {
+		if err := checkTableOffset(t.at, t.name, t.off, t.n, h.ClusterSize()); err != nil {
 			return err
 		}
 	}
@@ -318,17 +323,14 @@ func (h *Header) check() error {
 	return h.checkFeatures()
 }
 
-// checkTable holds a table that the header points to against its limit and
-// alignment.
-func checkTable(at int64, name string, off, n, limit, cluster int64) error {
-	if n > limit {
-		return badf(at, name, "%d bytes: %w of %d", n, ErrLimit, limit)
-	}
+// checkTableOffset holds the place of a table of n bytes that the header points
+// to against its limit and alignment.
+func checkTableOffset(at int64, name string, off, n, cluster int64) error {
 	if off > math.MaxInt64-n {
-		return badf(at, name, "offset %#x: %w of 2^63-1", off, ErrLimit)
+		return badf(at, name, "%#x: %w of 2^63-1", off, ErrLimit)
 	}
 	if !align.IsAligned(off, cluster) {
-		return badf(at, name, "offset %#x is not aligned to the cluster size %d", off, cluster)
+		return badf(at, name, "%#x is not aligned to the cluster size %d", off, cluster)
 	}
 	return nil
 }

@@ -145,10 +145,11 @@ func openRW(f File, o Options) (*Image, error) {
 func open(r io.ReaderAt, w File, o Options) (_ *Image, err error) {
 	im := &Image{r: r, w: w, data: r, dataW: w, opts: o}
 	length, err := block.Length(r)
-	if errors.Is(err, block.ErrNoLength) && o.Size > 0 {
-		length, err = o.Size, nil
-	}
-	if err != nil {
+	if errors.Is(err, block.ErrNoLength) {
+		if length = o.Size; length <= 0 {
+			return nil, fmt.Errorf("qcow2: %w, nor does Options.Size", err)
+		}
+	} else if err != nil {
 		return nil, fmt.Errorf("qcow2: %w", err)
 	}
 	im.length.Store(length)

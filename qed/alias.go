@@ -2,32 +2,46 @@ package qed
 
 import "github.com/virtfmt/virtfmt/internal/block"
 
-// Disk is what an image is to its readers: ReadAt, Size, and Extents, which
-// yields what stands behind a range. Any Disk can be a backing file.
-type Disk = block.Disk
-
-// File is what an image is stored in: ReadAt, WriteAt and Truncate. Where it
-// has them, Sync makes durable what was written, PunchHole gives space back,
-// and Size, Stat or Seek tell its length. A File without Sync counts as
-// durable at each write.
-type File = block.File
-
-// Extent is a range of a disk that is stored in one way. Its fields are Start
-// and Length in bytes, Kind, HostOffset (where in the file of its layer Start
-// lies, -1 if nowhere) and Depth (0 the image, 1 its backing file, and so on).
-// Its methods are End, IsZero and Follows.
+// Extent is a range of a disk that is stored in one way. Its fields are
+//
+//	Start, Length int64 // bytes of the disk
+//	Kind          Kind  // what stands behind the range
+//	HostOffset    int64 // where Start lies in the file of its layer, or NoOffset
+//	Depth         int   // the layer: 0 the image itself, 1 its backing file, ...
+//
+// and its methods End, the offset after the range; IsZero, whether it is known
+// to read as zeros; and Follows(prev), whether it continues another.
 type Extent = block.Extent
 
-// Kind says what stands behind an extent.
+// Kind says what stands behind a range of a disk: one of the constants
+// Unallocated, Data, Compressed and Zero. Its method String names it.
 type Kind = block.Kind
 
-// The kinds of extent.
+// The kinds of ranges.
 const (
-	Unallocated = block.Unallocated // in no layer: reads as zeros
-	Data        = block.Data        // stored, at HostOffset
-	Compressed  = block.Compressed  // stored otherwise; only in backing files
+	Unallocated = block.Unallocated // held by no layer, reads as zeros
+	Data        = block.Data        // stored as it is, at HostOffset
+	Compressed  = block.Compressed  // stored, but not byte for byte; only in backing files
 	Zero        = block.Zero        // reads as zeros
 )
+
+// NoOffset is the HostOffset of an extent that has no place of its own.
+const NoOffset = block.NoOffset
+
+// Disk is a virtual disk that can be read: an [*Image] or one of another
+// format. Its methods are ReadAt, Size() int64 and
+// Extents(off, n int64) iter.Seq2[Extent, error].
+type Disk = block.Disk
+
+// File is what an image is stored in. Its methods are ReadAt, WriteAt and
+// Truncate(size int64) error. It may also have
+//
+//	Sync() error                      // without it each write counts as durable
+//	PunchHole(off, n int64) error     // gives space back
+//	Size() int64 (or Stat, or Seek)   // tells its length
+//
+// An [*os.File] does all of that.
+type File = block.File
 
 // CopyOptions says how a disk is copied; nil and zero fields are the defaults:
 //

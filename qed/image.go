@@ -209,10 +209,12 @@ func (img *Image) unopened() bool {
 // fileLength returns the length of the file.
 func (img *Image) fileLength() (int64, error) {
 	n, err := block.Length(img.r)
-	if errors.Is(err, block.ErrNoLength) && img.opts.Size > 0 {
+	switch {
+	case errors.Is(err, block.ErrNoLength) && img.opts.Size > 0:
 		return img.opts.Size, nil
-	}
-	if err != nil {
+	case errors.Is(err, block.ErrNoLength):
+		return 0, fmt.Errorf("qed: %w, nor does Options.Size", err)
+	case err != nil:
 		return 0, fmt.Errorf("qed: length of the file: %w", err)
 	}
 	return n, nil
