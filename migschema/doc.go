@@ -82,7 +82,21 @@
 //	devices with neither          guess  yes
 //	other iterators               found  yes
 //	commands                      yes    yes
-//	multifd channels, mapped RAM  no     no
+//	postcopy                      yes    yes
+//	multifd: pages, in channels   no     no
+//	mapped RAM                    no     no
+//
+// What is not read is told by an error that is [errors.ErrUnsupported]. With
+// multifd QEMU sends pages over connections of their own, each of which begins
+// with 11 22 33 44: [ErrFormat] as well. The first connection is a classic
+// stream without these pages. [ReadStats], [Dump] and a [Reader] read it; a
+// [RAM] refuses it at the flush marks that QEMU sends from 8.0 on. Streams of
+// older versions have no such mark: there [RAM.Extents] tells which pages were
+// not sent. Mapped RAM (QEMU 9.0), where pages lie at offsets of the file, is
+// refused at the configuration that names it. Postcopy is read, recorded from
+// its connection too: the package with the devices (command 7) is no record of
+// its own, and pages come after it. It cannot be loaded again from a file, for
+// QEMU waits for answers.
 //
 // By default what is read must obey X.690 and the schema to the letter; each
 // breach that can be borne has a switch of its own in [Lenient].

@@ -108,13 +108,15 @@ func (d *dumper) ramList(rec *Record) error {
 	return nil
 }
 
+// pageFlags are the flags of a page by its kind.
+var pageFlags = [...]uint64{
+	PageZero: flagZero, PageFull: flagPage, PageXBZRLE: flagXBZRLE, PageCompressed: flagCompressed, PageHook: flagHook, PageFlush: flagFlush,
+}
+
 func (d *dumper) page(rec *Record) error {
 	p := &rec.Page
 	l := Line{Offset: rec.Offset, Path: d.path(), Type: p.Kind.String(), Section: d.dev.name}
-	flags := map[PageKind]uint64{
-		PageZero: flagZero, PageFull: flagPage, PageXBZRLE: flagXBZRLE, PageCompressed: flagCompressed, PageHook: flagHook, PageFlush: flagFlush,
-	}
-	l.Tag = hexTag(flags[p.Kind])
+	l.Tag = hexTag(pageFlags[p.Kind])
 	switch p.Kind {
 	case PageHook, PageFlush:
 	case PageZero:

@@ -2,6 +2,8 @@ package migschema
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"iter"
 )
@@ -36,6 +38,18 @@ func Detect(b []byte) Format {
 	return UnknownFormat
 }
 
+// multifdMagic begins what QEMU sends over the channels of multifd besides the
+// first.
+const multifdMagic = "\x11\x22\x33\x44"
+
+// foreign says what begins with b, which is neither format.
+func foreign(b []byte) error {
+	if bytes.HasPrefix(b, []byte(multifdMagic)) {
+		return fmt.Errorf("%w: a multifd channel of pages: %w", ErrFormat, errors.ErrUnsupported)
+	}
+	return ErrFormat
+}
+
 // detect returns the format of the stream in r, and a reader of all of it.
 func detect(r io.Reader) (Format, io.Reader, error) {
 	head := make([]byte, formatSize)
@@ -45,7 +59,7 @@ func detect(r io.Reader) (Format, io.Reader, error) {
 	}
 	f := Detect(head[:n])
 	if f == UnknownFormat {
-		return f, nil, &FormatError{0, "magic", CodeRecord, ErrFormat}
+		return f, nil, &FormatError{0, "magic", CodeRecord, foreign(head[:n])}
 	}
 	return f, io.MultiReader(bytes.NewReader(head), r), nil
 }

@@ -164,10 +164,14 @@ func (m *RAM) Blocks() []RAMRange {
 }
 
 // Apply applies a page. It may be written only with a later one, or by
-// [RAM.Flush]. The error is a [Code], or the image's.
+// [RAM.Flush]. The error is a [Code], or the image's; [errors.ErrUnsupported]
+// at a flush mark, since the pages before it are in other channels.
 func (m *RAM) Apply(p *Page) error {
-	if p.Kind == PageHook || p.Kind == PageFlush {
+	switch p.Kind {
+	case PageHook:
 		return nil
+	case PageFlush:
+		return fmt.Errorf("migschema: a flush mark: the pages are in other channels (multifd): %w", errors.ErrUnsupported)
 	}
 	if m.cur == nil || m.cur.Block.Name != p.Block {
 		if m.cur = m.blocks[p.Block]; m.cur == nil {

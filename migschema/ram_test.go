@@ -47,7 +47,7 @@ func TestRAMModel(t *testing.T) {
 					next[i] = byte(r.IntN(3))
 				}
 			}
-			p := migschema.Page{Block: b.Name, Addr: uint64(n) * 4096, Kind: migschema.PageKind(r.IntN(6))}
+			p := migschema.Page{Block: b.Name, Addr: uint64(n) * 4096, Kind: migschema.PageKind(r.IntN(5))}
 			sent := &kind[b.Name][n]
 			switch p.Kind {
 			case migschema.PageZero:
@@ -161,6 +161,7 @@ func TestRAMErrors(t *testing.T) {
 		"short":          {P{Block: "a", Kind: migschema.PageFull, Data: page[1:]}, migschema.CodeSize},
 		"not zlib":       {P{Block: "a", Kind: migschema.PageCompressed, Data: page}, migschema.CodeCompressed},
 		"bad checksum":   {P{Block: "a", Kind: migschema.PageCompressed, Data: append(deflated(page), 0)}, migschema.CodeCompressed},
+		"other channels": {P{Kind: migschema.PageFlush}, errors.ErrUnsupported},
 		"short zlib":     {P{Block: "a", Kind: migschema.PageCompressed, Data: deflated(page[1:])}, migschema.CodeCompressed},
 	} {
 		m := migschema.NewRAM(new(memory), nil)

@@ -80,6 +80,7 @@ type Reader struct {
 	desc  *VMDesc
 	index descIndex
 	tail  *tail // once the rest of the stream is in memory
+	far   bool  // a search for the next footer went to the end in vain
 }
 
 // A section is what a Reader or a Writer knows of one.
@@ -259,7 +260,7 @@ func (r *Reader) header() error {
 		return err
 	}
 	if string(b) != classicMagic {
-		return &FormatError{0, "header.magic", CodeRecord, ErrFormat}
+		return &FormatError{0, "header.magic", CodeRecord, foreign(b)}
 	}
 	if r.rec.Version, err = r.uint32("header.version"); err != nil {
 		return err
@@ -267,7 +268,17 @@ func (r *Reader) header() error {
 	if r.rec.Version != classicVersion {
 		return &FormatError{4, "header.version", CodeVersion, fmt.Errorf("version %d: %w", r.rec.Version, errors.ErrUnsupported)}
 	}
-	return r.found(RecordHeader, (*Reader).record)
+	return r.found(RecordHeader, (*Reader).begin)
+}
+
+// begin reads the head of the first record, which alone can be a
+// configuration.
+func (r *Reader) begin() error {
+	if !r.src.has(1) || r.src.window()[0] != recConfiguration {
+		return r.record()
+	}
+	r.src.pos++
+	return r.configuration()
 }
 
 // record reads the head of a record of any type.
@@ -283,8 +294,6 @@ func (r *Reader) record() error {
 		return r.open(typ)
 	case recPart, recEnd:
 		return r.resume(typ)
-	case recConfiguration:
-		return r.configuration()
 	case recCommand:
 		return r.command()
 	}

@@ -55,7 +55,8 @@ type RecordKind uint8
 const (
 	// RecordHeader begins the stream: Version.
 	RecordHeader RecordKind = iota
-	// RecordConfiguration names the machine: Config, Data.
+	// RecordConfiguration names the machine: Config, Data. Where there is one,
+	// it follows the header.
 	RecordConfiguration
 	// RecordStart opens a section that comes in parts: Name, ID, Instance,
 	// Version.

@@ -33,10 +33,11 @@ type tail struct {
 // stateSize returns how long the body of the current section is, and how that
 // was found; -1 where it cannot be.
 func (r *Reader) stateSize() (int, Split, error) {
-	if !r.cur.full && r.footers != no {
+	if !r.cur.full && r.footers != no && !r.far {
 		if n, ok := r.nearFooter(); ok {
 			return n, SplitFooter, nil
 		}
+		r.far = true // once is enough, or the search would be quadratic
 	}
 	if r.opt.VMDesc == nil {
 		if err := r.loadTail(); err != nil {

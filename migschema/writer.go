@@ -39,6 +39,7 @@ type writerState uint8
 
 const (
 	wantHeader writerState = iota
+	wantFirst              // a configuration or any other record
 	wantRecord             // of any section
 	wantBody
 	wantRAM
@@ -49,7 +50,7 @@ const (
 
 // String returns what is wanted.
 func (s writerState) String() string {
-	return [...]string{"the header", "a record", "the body of a section", "RAM", "a footer or a record", "a description", "nothing"}[s]
+	return [...]string{"the header", "a record", "a record other than a configuration", "the body of a section", "RAM", "a footer or a record", "a description", "nothing"}[s]
 }
 
 // NewWriter returns a Writer that writes to w.
@@ -80,7 +81,7 @@ func (w *Writer) Write(r *Record) error {
 	if w.state == wantHeader {
 		w.put([]byte(classicMagic))
 		w.uint32(classicVersion)
-		w.state = wantRecord
+		w.state = wantFirst
 		if r.Kind == RecordHeader {
 			if r.Version != classicVersion {
 				w.keep(fmt.Errorf("migschema: %w: %d", CodeVersion, r.Version))
@@ -148,8 +149,10 @@ func (w *Writer) Write(r *Record) error {
 // expects reports whether a record of kind k may come next.
 func (w *Writer) expects(k RecordKind) bool {
 	switch k {
-	case RecordConfiguration, RecordStart, RecordPart, RecordEnd, RecordFull, RecordCommand, RecordEOF:
-		return w.state == wantRecord || w.state == wantFooter
+	case RecordConfiguration:
+		return w.state == wantFirst
+	case RecordStart, RecordPart, RecordEnd, RecordFull, RecordCommand, RecordEOF:
+		return w.state == wantFirst || w.state == wantRecord || w.state == wantFooter
 	case RecordFooter:
 		return w.state == wantFooter
 	case RecordRAMList, RecordPage, RecordRAMEnd:
