@@ -16,7 +16,7 @@ import (
 // CopyFrom writes all clusters of a device that were not written yet, in
 // ascending order, as src reads. What src knows to be zero is not read. The
 // size of src must be that of the device, or short of it by less than 512
-// bytes.
+// bytes. [Raw] makes a Disk of a file, an image of another package is one.
 //
 // Of the options, Workers says how many goroutines read and look for zeros, by
 // default GOMAXPROCS but at most 8, each with 4 MiB of memory; Progress and

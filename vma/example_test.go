@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"os"
 	"strings"
+
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/virtfmt/virtfmt/vma"
 )
@@ -114,8 +117,95 @@ func ExampleVerify() {
 	// error: extent 0 slot 1 at 0x3230: blocks lost: device 1 cluster 1: 4096 bytes
 }
 
+// The header of a .vma.zst tells what is in it, whichever way it is
+// compressed.
 func ExampleDecompress() {
-	r, compression, err := vma.Decompress(strings.NewReader("\x89LZO\x00\r\n\x1a\n..."), nil)
-	fmt.Println(r, compression, err)
-	// Output: <nil> lzo vma: no decoder for lzo
+	var file bytes.Buffer
+	enc, err := zstd.NewWriter(&file)
+	if err != nil {
+		log.Fatal(err)
+	}
+	enc.Write(exampleArchive())
+	enc.Close()
+
+	z, compression, err := vma.Decompress(&file, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer z.Close()
+	r, err := vma.NewReader(z, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(compression, r.Header().Devices)
+	// Output: zstd [{1 disk0 204800}]
+}
+
+// Only lzop knows its own format: without a decoder for it, the error names
+// it.
+func ExampleDecompress_lzo() {
+	_, compression, err := vma.Decompress(strings.NewReader("\x89LZO\x00\r\n\x1a\n..."), nil)
+	fmt.Println(compression, err)
+	// Output: lzo vma: no decoder for lzo
+}
+
+// One disk of an archive goes to an image, the others are passed over. The
+// target may be a file, or a new qcow2 image: then say Zeroed, for it reads as
+// zeros, and Whole.
+func ExampleReader_Extract() {
+	r, err := vma.NewReader(bytes.NewReader(exampleArchive()), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	f, err := os.CreateTemp("", "disk")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.Remove(f.Name())
+	found := false
+	_, err = r.Extract(context.Background(), &vma.ExtractOptions{Target: func(d vma.DeviceInfo) (*vma.Target, error) {
+		if d.Name != "disk0" {
+			return nil, nil
+		}
+		found = true
+		return &vma.Target{W: f}, nil
+	}})
+	if err != nil || !found {
+		log.Fatal(err, found)
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(fi.Size(), "bytes")
+	if err := f.Close(); err != nil {
+		log.Fatal(err)
+	}
+	// Output: 204800 bytes
+}
+
+// A backup of a disk in a file, with the line in its configuration without
+// which Proxmox does not restore it.
+func ExampleWriter_CopyFrom() {
+	f := bytes.NewReader(make([]byte, 1000000)) // or an *os.File, whose holes are not read
+	h := &vma.Header{Devices: []vma.DeviceInfo{{Name: "drive-scsi0", Size: (f.Size() + 511) / 512 * 512}}}
+	conf := []byte("memory: 512\nscsi0: local-lvm:vm-100-disk-0\n")
+	conf, err := vma.SetMap(conf, vma.MakeMap(conf, h.Devices))
+	if err != nil {
+		log.Fatal(err)
+	}
+	h.Configs = []vma.Config{{Name: vma.ConfigName, Data: conf}}
+	w, err := vma.NewWriter(io.Discard, h, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := w.CopyFrom(context.Background(), w.Header().Devices[0].ID, vma.Raw(f, f.Size()), nil); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s%v\n", conf, w.Close())
+	// Output:
+	// memory: 512
+	// scsi0: local-lvm:vm-100-disk-0
+	// #qmdump#map:scsi0:drive-scsi0:local-lvm:raw:
+	// <nil>
 }

@@ -18,7 +18,7 @@ type ExtractOptions struct {
 	// not extracted. It is called once for each device, in order of ID, before
 	// anything is written; for a device that only the salvage of a stream comes
 	// to know, whose Size is 0, when its first cluster comes. nil extracts
-	// nothing.
+	// nothing. That a device is not in the archive is for the caller to notice.
 	Target func(d DeviceInfo) (*Target, error)
 	// Workers is how many goroutines write, by default twice the processors
 	// from a file, at least 4 and at most 16, and up to 4 from a stream. From
