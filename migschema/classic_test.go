@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -420,6 +421,38 @@ func TestPageSizes(t *testing.T) {
 	old.open(1, 2, "ram", 0, 4).be64(0x4000 | 4).str("ram").be64(0x4000).be64(0x10)
 	old.part(3, 2).be64(0x2000 | 8).str("ram").raw(page[:8192]...).be64(0x10).raw(0)
 	checkRewrite(t, old.Bytes(), &migschema.ReaderOptions{PageSize: 8192})
+}
+
+// TestReaderDevice: the description of the state at hand is told with the
+// state alone, and not where it is of another size.
+func TestReaderDevice(t *testing.T) {
+	r := migschema.NewReaderBytes(everyRecord(), nil)
+	var got []int64
+	for rec, err := range r.Records() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		desc := r.Device()
+		if (desc != nil) != (rec.Kind == migschema.RecordState) {
+			t.Fatalf("at %v: %v", rec.Kind, desc)
+		}
+		if desc != nil {
+			got = append(got, desc.InstanceID)
+		}
+	}
+	if !slices.Equal(got, []int64{0, 1}) {
+		t.Errorf("devices %v", got)
+	}
+	other, err := migschema.ParseVMDesc([]byte(`{"devices":[{"name":"dev","fields":[{"name":"a","type":"uint8","size":1}]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = migschema.NewReaderBytes(everyRecord(), &migschema.ReaderOptions{VMDesc: other})
+	for rec, err := range r.Records() {
+		if err != nil || r.Device() != nil {
+			t.Errorf("at %v: %v, %v", rec.Kind, err, r.Device())
+		}
+	}
 }
 
 func TestReaderErrors(t *testing.T) {

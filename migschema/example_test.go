@@ -146,6 +146,56 @@ func ExampleReadRAM() {
 	// guest
 }
 
+// Change a page of the guest's memory: records pass from a Reader to a Writer,
+// which writes the others octet for octet as they were.
+func ExampleWriter() {
+	var stream bytes.Buffer
+	w := migschema.NewWriter(&stream, nil)
+	for _, rec := range []migschema.Record{
+		{Kind: migschema.RecordStart, Name: "ram", ID: 2, Version: 4},
+		{Kind: migschema.RecordRAMList, Total: 8192, Blocks: []migschema.RAMBlock{{Name: "pc.ram", Len: 8192}}},
+		{Kind: migschema.RecordRAMEnd},
+		{Kind: migschema.RecordFooter, ID: 2},
+		{Kind: migschema.RecordEnd, ID: 2},
+		{Kind: migschema.RecordPage, Page: migschema.Page{Kind: migschema.PageZero, Block: "pc.ram", Addr: 0}},
+		{Kind: migschema.RecordPage, Page: migschema.Page{Kind: migschema.PageZero, Block: "pc.ram", Addr: 4096}},
+		{Kind: migschema.RecordRAMEnd},
+		{Kind: migschema.RecordFooter, ID: 2},
+		{Kind: migschema.RecordEOF},
+	} {
+		if err := w.Write(&rec); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		log.Fatal(err)
+	}
+
+	var changed bytes.Buffer
+	w = migschema.NewWriter(&changed, nil)
+	for rec, err := range migschema.NewReader(&stream, nil).Records() {
+		if err != nil {
+			log.Fatal(err)
+		}
+		// A page can come more than once: the last one counts.
+		if p := &rec.Page; rec.Kind == migschema.RecordPage && p.Block == "pc.ram" && p.Addr == 4096 {
+			p.Kind, p.Data = migschema.PageFull, bytes.Repeat([]byte("new!"), 1024)
+		}
+		if err := w.Write(rec); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		log.Fatal(err)
+	}
+	stats, err := migschema.ReadStats(&changed, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(stats.Blocks[0].Zero, "zero page,", stats.Blocks[0].Full, "full page")
+	// Output: 1 zero page, 1 full page
+}
+
 // Show the state of a device with the names of its fields.
 func ExampleStructDesc_Values() {
 	f, err := os.Open("testdata/none.mig")
@@ -161,7 +211,8 @@ func ExampleStructDesc_Values() {
 		if rec.Kind != migschema.RecordState || rec.Name != "timer" {
 			continue
 		}
-		for v, err := range r.VMDesc().Device(rec.Name, rec.Instance, 0).Values(rec.Data) {
+		desc := r.Device() // nil where the stream does not describe the device
+		for v, err := range desc.Values(rec.Data) {
 			if err != nil {
 				log.Fatal(err)
 			}

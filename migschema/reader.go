@@ -187,6 +187,24 @@ func (r *Reader) pages() uint64 {
 // one found, from the first [RecordState] on. It is nil where there is none.
 func (r *Reader) VMDesc() *VMDesc { return r.desc }
 
+// Device returns the description of the device whose state is at hand: after
+// [RecordState], as long as the stream goes on to be read. It is nil where
+// there is none, or where the state does not have the size that it tells.
+// [StructDesc.Values] gives the fields of the state by it.
+func (r *Reader) Device() *DeviceDesc {
+	if r.cur == nil || r.rec.Kind != RecordState {
+		return nil
+	}
+	dev := r.index.device(r.desc, r.cur.device, r.cur.nth)
+	if dev == nil {
+		return nil
+	}
+	if n, ok := dev.size(); !ok || n != int64(len(r.rec.Data)) {
+		return nil
+	}
+	return dev
+}
+
 // found makes the record at hand one of the given kind.
 func (r *Reader) found(kind RecordKind, next func(*Reader) error) error {
 	r.rec.Kind, r.step = kind, next
