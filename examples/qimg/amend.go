@@ -78,8 +78,7 @@ func (c *command) amendHelp(format string) error {
 }
 
 func (c *command) amendImage(name string, s *settings, lists []string, help, force bool) (err error) {
-	o := c.options(s)
-	o.Write = true
+	o := c.writing(s)
 	img, err := c.open(name, o)
 	if err != nil {
 		return err

@@ -106,12 +106,12 @@ func (b *benchmark) setOption(o option) (err error) {
 
 func (c *command) runBenchmark(name string, b *benchmark) (err error) {
 	switch {
-	case b.native && b.cache != "none" && b.cache != "off" && b.cache != "directsync":
+	case b.native && !c.writing(&b.settings).Direct:
 		return messagef("Could not open '%s': aio=native was specified, but it requires cache.direct=on, which was not specified.", name)
 	case b.write && b.noLock:
 		return messagef("Could not open '%s': force-share=on can only be used with read-only images", name)
 	}
-	o := c.options(&b.settings)
+	o := c.writing(&b.settings)
 	o.Write = b.write
 	img, err := c.open(name, o)
 	if err != nil {

@@ -64,8 +64,7 @@ func (c *command) bitmap(args []string) error {
 
 // onBitmap does to a bitmap of an image what is asked for.
 func (c *command) onBitmap(file, name string, b *bitmapRun) (err error) {
-	o := c.options(&b.settings)
-	o.Write = true
+	o := c.writing(&b.settings)
 	img, err := c.open(file, o)
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ type committer interface {
 func (c *command) commit(args []string) error {
 	var s settings
 	var base string
+	var rate int64
 	keep := false
 	opts, operands, err := parse(args, "f:t:b:dpqr:", "object: image-opts")
 	if err != nil {
@@ -32,7 +33,7 @@ func (c *command) commit(args []string) error {
 		case o.name == "d":
 			keep = true
 		case o.name == "r":
-			_, err = size(o.value, "rate limit")
+			rate, err = size(o.value, "rate limit")
 		}
 		if err != nil {
 			return err
@@ -49,7 +50,7 @@ func (c *command) commit(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.commitImage(name, &s, depth, keep); err != nil {
+	if err := c.commitImage(name, &s, depth, keep, rate); err != nil {
 		return err
 	}
 	c.say(&s, "Image committed.\n")
@@ -89,23 +90,34 @@ func backingName(img *imgopen.Image) string {
 	return ""
 }
 
-func (c *command) commitImage(name string, s *settings, depth int, keep bool) (err error) {
-	o := c.options(s)
-	o.Write, o.WriteLayer = true, depth
+// commitImage writes the layers above a depth to the one at it, at no more than
+// rate bytes a second, or 0 for as fast as can be.
+func (c *command) commitImage(name string, s *settings, depth int, keep bool, rate int64) (err error) {
+	o := c.writing(s)
+	o.WriteLayer = depth
 	img, err := c.open(name, o)
 	if err != nil {
 		return err
 	}
 	defer closing(img, &err)
 	im, ok := img.Disk.(committer)
-	target := img.Layer(depth).Writer()
+	base := img.Layer(depth)
+	target := base.Writer()
 	if !ok || target == nil {
-		return messagef("Images of format '%s' cannot be committed to ones of format '%s'", img.Format, img.Layer(depth).Format)
+		return messagef("Images of format '%s' cannot be committed to ones of format '%s'", img.Format, base.Format)
 	}
 	p := c.newProgress(s)
 	opts := &block.CommitOptions{Layers: depth, Keep: keep, Progress: p.show}
-	if q := img.Layer(depth).Qcow2; q != nil {
-		opts.Grow = func(size int64) error { return q.Resize(c.ctx, size, nil) }
+	switch {
+	case base.Qcow2 != nil:
+		opts.Grow = func(size int64) error { return base.Qcow2.Resize(c.ctx, size, nil) }
+	case base.Qed != nil:
+		opts.Grow = base.Qed.Resize
+	default:
+		opts.Grow = base.Raw.Truncate
+	}
+	if rate > 0 {
+		target = &limitedTarget{target, base, &limiter{ctx: c.ctx, rate: rate}}
 	}
 	if err := im.Commit(c.ctx, target, opts); err != nil {
 		p.end()

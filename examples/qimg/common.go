@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/virtfmt/virtfmt/examples/internal/imgopen"
 )
@@ -69,20 +68,31 @@ func (s *settings) set(o option) (bool, error) {
 
 // check looks at the options together.
 func (s *settings) check() error {
-	modes := []string{"", "none", "off", "directsync", "writeback", "unsafe", "writethrough"}
-	if !slices.Contains(modes, s.cache) {
+	var o imgopen.Options
+	if !o.SetCache(s.cache) {
 		return messagef("Invalid cache option: %s", s.cache)
 	}
-	if !slices.Contains(modes, s.srcCache) {
+	if !o.SetCache(s.srcCache) {
 		return messagef("Invalid source cache option: %s", s.srcCache)
 	}
 	return nil
 }
 
-// options returns how an image is to be opened. format is that of -f for all
-// but the commands that have more than one.
+// options returns how an image is to be opened that is read, cached as -T says.
+// The format is that of -f for all but the commands that have more than one.
 func (c *command) options(s *settings) *imgopen.Options {
-	return &imgopen.Options{Context: c.ctx, Format: s.format, ImageOpts: s.imageOpts, NoLock: s.noLock, Secrets: s.secrets, Warn: c.warn}
+	o := &imgopen.Options{Context: c.ctx, Format: s.format, ImageOpts: s.imageOpts, NoLock: s.noLock, Secrets: s.secrets, Warn: c.warn}
+	o.SetCache(s.srcCache)
+	return o
+}
+
+// writing returns how an image is to be opened that is written, cached as -t
+// says.
+func (c *command) writing(s *settings) *imgopen.Options {
+	o := c.options(s)
+	o.Write = true
+	o.SetCache(s.cache)
+	return o
 }
 
 var errExclusive error = message("--image-opts and --format are mutually exclusive")

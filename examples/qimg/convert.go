@@ -169,7 +169,7 @@ func (c *command) runConversion(v *conversion) (err error) {
 	}
 	src := join(disks)
 	if v.rate > 0 {
-		src = &limited{Disk: src, ctx: c.ctx, rate: v.rate}
+		src = &limited{src, &limiter{ctx: c.ctx, rate: v.rate}}
 	}
 	if v.sparse == 0 {
 		src = solid(src)

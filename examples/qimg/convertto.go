@@ -112,10 +112,22 @@ func (c *command) encode(v *conversion, create *createValues, src block.Disk, p 
 		src = overBacking(src)
 	}
 	w := io.WriteSeeker(f)
+	flush := func() error { return nil }
+	if o := c.writing(&v.settings); o.Direct {
+		d, err := newDirectStream(path, o)
+		if err != nil {
+			return err
+		}
+		defer closing(d.file, &err)
+		w, flush = d, d.flush
+	}
 	if !isRegular(f) { // a device cannot be made to end with the image
-		w = struct{ io.WriteSeeker }{f}
+		w = struct{ io.WriteSeeker }{w}
 	}
 	if err := qcow2.Encode(c.ctx, w, src, e); err != nil {
+		return copyFailed(err)
+	}
+	if err := flush(); err != nil {
 		return copyFailed(err)
 	}
 	return v.sync(f)
@@ -164,8 +176,7 @@ func (c *command) writeNew(v *conversion, create *createValues, src block.Disk, 
 // openTarget opens the target for writing.
 func (c *command) openTarget(v *conversion, name string, o *imgopen.Options) (*imgopen.Image, error) {
 	o.Write = true
-	o.NoSync = v.cache == "unsafe"
-	o.Sync = v.cache == "writethrough" || v.cache == "directsync"
+	o.SetCache(v.cache)
 	dst, err := imgopen.Open(name, o)
 	if err != nil {
 		return nil, err

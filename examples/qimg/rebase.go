@@ -57,8 +57,8 @@ func (c *command) rebase(args []string) error {
 }
 
 func (c *command) rebaseImage(name string, r *rebasing) (err error) {
-	o := c.options(&r.settings)
-	o.Write, o.NoLock = true, false
+	o := c.writing(&r.settings)
+	o.NoLock = false
 	o.MetadataOnly = r.unsafe
 	img, err := c.open(name, o)
 	if err != nil {
@@ -83,9 +83,8 @@ func (c *command) rebaseImage(name string, r *rebasing) (err error) {
 		return refused(im.ChangeBacking(r.backing, r.backingFormat))
 	}
 	if r.backing != "" {
-		b, err := imgopen.Open(imgopen.Resolve(img.Path, r.backing), &imgopen.Options{
-			Context: c.ctx, Format: r.backingFormat, NoLock: r.noLock, Secrets: r.secrets, Warn: c.warn,
-		})
+		below := c.options(&settings{format: r.backingFormat, noLock: r.noLock, secrets: r.secrets, srcCache: r.srcCache})
+		b, err := imgopen.Open(imgopen.Resolve(img.Path, r.backing), below)
 		if err != nil {
 			return messagef("Could not open new backing file '%s': %v", r.backing, err)
 		}

@@ -71,8 +71,7 @@ func (c *command) resize(args []string) error {
 }
 
 func (c *command) resizeImage(name string, s *settings, n newSize) (err error) {
-	o := c.options(s)
-	o.Write = true
+	o := c.writing(s)
 	img, err := c.open(name, o)
 	if err != nil {
 		return err

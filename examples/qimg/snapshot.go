@@ -40,7 +40,7 @@ func (c *command) snapshot(args []string) error {
 }
 
 func (c *command) onSnapshots(file string, s *settings, action, name string) (err error) {
-	o := c.options(s)
+	o := c.writing(s)
 	o.Write = action != "l"
 	img, err := c.open(file, o)
 	if err != nil {

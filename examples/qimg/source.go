@@ -1,13 +1,10 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"io"
 	"iter"
 	"math"
-	"sync"
-	"time"
 
 	"github.com/virtfmt/virtfmt/internal/block"
 )
@@ -126,33 +123,6 @@ func overBacking(d block.Disk) block.Disk {
 			x.Kind, x.HostOffset = block.Zero, block.NoOffset
 		}
 	}}
-}
-
-// A limited disk is read at a limited rate.
-type limited struct {
-	block.Disk
-	ctx  context.Context
-	rate int64 // bytes a second
-
-	mu   sync.Mutex // guards next
-	next time.Time  // when the next read may begin
-}
-
-func (l *limited) ReadAt(p []byte, off int64) (int, error) {
-	l.mu.Lock()
-	now := time.Now()
-	if l.next.Before(now) {
-		l.next = now
-	}
-	wait := l.next.Sub(now)
-	l.next = l.next.Add(time.Duration(float64(len(p)) / float64(l.rate) * float64(time.Second)))
-	l.mu.Unlock()
-	select {
-	case <-time.After(wait):
-	case <-l.ctx.Done():
-		return 0, context.Cause(l.ctx)
-	}
-	return l.Disk.ReadAt(p, off)
 }
 
 var _ block.Clusterer = (*joined)(nil)

@@ -1,62 +1,62 @@
 package imgopen
 
 import (
+	"bytes"
+	"errors"
 	"io"
+	"iter"
 	"os"
 	"syscall"
 
+	"github.com/virtfmt/virtfmt/internal/align"
 	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/internal/sparse"
 )
 
-// A filePart is a file that is a part of another.
-type filePart struct {
-	File
-	offset, size int64 // size is -1 for all that follows
+// rawDisk returns a file as a disk of whole sectors.
+func rawDisk(f File) (block.Disk, error) {
+	if p, ok := f.(*filePart); ok {
+		n, err := p.Size()
+		if err != nil {
+			return nil, err
+		}
+		inner, err := block.Length(p.File)
+		if err != nil {
+			return nil, err
+		}
+		d := rawOf(p.File, p.offset+n)
+		if p.size < 0 {
+			d = rawOf(p.File, align.Up(inner-p.offset, sectorSize)+p.offset)
+		}
+		return partDisk{d, p.offset}, nil
+	}
+	n, err := block.Length(f)
+	if err != nil {
+		return nil, err
+	}
+	return rawOf(f, align.Up(n, sectorSize)), nil
 }
 
-func part(f File, offset, size int64) File { return &filePart{f, offset, size} }
-
-// limit cuts p, which is to be read or written at off, to the part.
-func (p *filePart) limit(b []byte, off int64) []byte {
-	if p.size < 0 {
-		return b
+// rawOf returns the first bytes of a file as a disk, with the holes that the
+// system knows.
+func rawOf(f File, size int64) block.Disk {
+	d := block.Raw(f, size)
+	if h, ok := f.(interface{ holed() *os.File }); ok {
+		return holedDisk{d, block.Raw(h.holed(), size)}
 	}
-	return b[:max(0, min(int64(len(b)), p.size-off))]
+	return d
 }
 
-func (p *filePart) ReadAt(b []byte, off int64) (int, error) {
-	cut := p.limit(b, off)
-	n, err := p.File.ReadAt(cut, p.offset+off)
-	if err == nil && len(cut) < len(b) {
-		err = io.EOF
-	}
-	return n, err
+// A holedDisk is read one way, and its extents are found another.
+type holedDisk struct {
+	block.Disk
+	holes block.Disk
 }
 
-func (p *filePart) WriteAt(b []byte, off int64) (int, error) {
-	cut := p.limit(b, off)
-	n, err := p.File.WriteAt(cut, p.offset+off)
-	if err == nil && len(cut) < len(b) {
-		err = io.ErrShortWrite
-	}
-	return n, err
-}
+func (d holedDisk) HostFile(int) io.ReaderAt { return nil } // what it is read by is not known
 
-func (p *filePart) Truncate(size int64) error {
-	if p.size >= 0 {
-		return messagef("Cannot resize a part of a file")
-	}
-	return p.File.Truncate(p.offset + size)
-}
-
-func (p *filePart) Size() (int64, error) {
-	n, err := block.Length(p.File)
-	n = max(0, n-p.offset)
-	if p.size >= 0 {
-		n = min(n, p.size)
-	}
-	return n, err
+func (d holedDisk) Extents(off, n int64) iter.Seq2[block.Extent, error] {
+	return d.holes.Extents(off, n)
 }
 
 // A guarded file was taken for a raw image because of how it begins, and must
@@ -85,10 +85,47 @@ func (g guarded) WriteAt(b []byte, off int64) (int, error) {
 func (g guarded) Size() (int64, error) { return block.Length(g.File) }
 
 // An unsynced file is one of which nothing needs to be durable.
-type unsynced struct{ f *os.File }
+type unsynced struct{ f File }
 
 func (u unsynced) ReadAt(b []byte, off int64) (int, error)  { return u.f.ReadAt(b, off) }
 func (u unsynced) WriteAt(b []byte, off int64) (int, error) { return u.f.WriteAt(b, off) }
 func (u unsynced) Truncate(size int64) error                { return u.f.Truncate(size) }
 func (u unsynced) Size() (int64, error)                     { return block.Length(u.f) }
-func (u unsynced) PunchHole(off, n int64) error             { return sparse.PunchHole(u.f, off, n) }
+func (u unsynced) PunchHole(off, n int64) error             { return punchHole(u.f, off, n) }
+
+// punchHole makes n bytes at off read as zeros, where a file can.
+func punchHole(f File, off, n int64) error {
+	switch f := f.(type) {
+	case *os.File:
+		return sparse.PunchHole(f, off, n)
+	case block.ZeroWriter:
+		return f.WriteZeroesAt(off, n)
+	case block.PunchHoler:
+		return f.PunchHole(off, n)
+	}
+	return errors.ErrUnsupported
+}
+
+// A detecting writer makes zeros instead of storing them, where it can.
+type detecting struct{ Writer }
+
+func (d detecting) WriteAt(b []byte, off int64) (int, error) {
+	if len(b) > 0 && b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1]) && d.WriteZeroesAt(off, int64(len(b))) == nil {
+		return len(b), nil
+	}
+	return d.Writer.WriteAt(b, off)
+}
+
+// WriteZeroesAt makes n bytes at off read as zeros.
+func (d detecting) WriteZeroesAt(off, n int64) error {
+	if f, ok := d.Writer.(File); ok {
+		if size, err := block.Length(f); err != nil || off+n > size {
+			return errors.ErrUnsupported // a hole makes no file longer
+		}
+		return punchHole(f, off, n)
+	}
+	if z, ok := d.Writer.(block.ZeroWriter); ok {
+		return z.WriteZeroesAt(off, n)
+	}
+	return errors.ErrUnsupported
+}

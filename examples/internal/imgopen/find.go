@@ -21,8 +21,13 @@ func find(given options, o *Options, chain []os.FileInfo) (*Source, error) {
 	if node, ok := given.take("file"); ok {
 		return nil, messagef("Cannot find device='%s' nor node-name='%s'", node, node)
 	}
+	o, err := given.common(o)
+	if err != nil {
+		return nil, err
+	}
 	file := given.sub("file")
 	s := &Source{Format: driver, o: o, given: given}
+	s.detect = given.value["detect-zeroes"] == "on" || given.value["detect-zeroes"] == "unmap"
 	switch {
 	case driver == "file" || driver == "host_device":
 		if !file.empty() { // a file name on its own
@@ -32,16 +37,15 @@ func find(given options, o *Options, chain []os.FileInfo) (*Source, error) {
 		file.value["driver"] = driver
 	case file.empty() && driver == "":
 		return nil, messagef("Must specify either driver or file")
+	case driver != "" && !known(driver):
+		return nil, unknownDriver(driver)
 	case file.empty():
 		return nil, messagef(`A block device must be specified for "file"`)
-	case driver != "" && !known(driver):
-		return nil, messagef("Unknown driver '%s'", driver)
 	}
 	if err := s.openStorage(file, chain); err != nil {
 		return nil, err
 	}
 	if driver == "" {
-		var err error
 		if s.Format, err = probe(s.File); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
@@ -54,6 +58,25 @@ func find(given options, o *Options, chain []os.FileInfo) (*Source, error) {
 	return s, nil
 }
 
+// unknownDriver refuses a driver.
+func unknownDriver(name string) error {
+	if slices.Contains(foreignDrivers(), name) {
+		return messagef("Driver '%s' is not supported", name)
+	}
+	return messagef("Unknown driver '%s'", name)
+}
+
+// foreignDrivers returns those that QEMU's tools have and this package has not:
+// formats, protocols and filters.
+func foreignDrivers() []string {
+	return []string{
+		"blkdebug", "blklogwrites", "blkreplay", "blkverify", "bochs", "cloop", "compress", "copy-before-write", "copy-on-read", "dmg", "ftp", "ftps", "gluster",
+		"host_cdrom", "http", "https", "io_uring", "iscsi", "luks", "nbd", "nfs", "null-aio", "null-co", "nvme", "nvme-io_uring", "parallels", "preallocate", "qcow",
+		"quorum", "raw", "rbd", "replication", "snapshot-access", "ssh", "throttle", "vdi", "vhdx", "virtio-blk-vfio-pci", "virtio-blk-vhost-user",
+		"virtio-blk-vhost-vdpa", "vmdk", "vpc", "vvfat",
+	}
+}
+
 func known(format string) bool {
 	switch format {
 	case "qcow2", "qed", "raw", "vma", "file", "host_device":
@@ -62,32 +85,39 @@ func known(format string) bool {
 	return false
 }
 
-// openStorage opens the file of an image.
+// openStorage opens the file of an image, which may be an image itself.
 func (s *Source) openStorage(o options, chain []os.FileInfo) error {
+	settings, err := o.common(s.o)
+	if err != nil {
+		return err
+	}
 	driver, _ := o.take("driver")
-	switch driver {
-	case "", "file", "host_device":
-	case "raw":
-		return s.openPart(o, chain)
+	switch {
+	case driver == "raw":
+		return s.openPart(o, settings, chain)
+	case driver == "" || driver == "file" || driver == "host_device":
+	case known(driver):
+		o.value["driver"] = driver
+		return s.openInner(o, settings, chain)
 	default:
-		if !known(driver) {
-			return messagef("Unknown driver '%s'", driver)
-		}
-		return messagef("An image inside of an image of format '%s' is not supported", driver)
+		return unknownDriver(driver)
 	}
 	name, ok := o.take("filename")
 	if !ok || name == "" {
 		return messagef("The 'file' block driver requires a file name")
 	}
-	locking, _ := o.take("locking")
+	locking := o.value["locking"]
 	if err := o.finish("file"); err != nil {
 		return err
 	}
-	f, err := openFile(name, s.o, locking != "off")
+	if o.value["aio"] == "native" && !settings.Direct {
+		return messagef("aio=native was specified, but it requires cache.direct=on, which was not specified.")
+	}
+	f, osFile, err := openFile(name, settings, locking != "off")
 	if err != nil {
 		return err
 	}
-	fi, err := f.Stat()
+	fi, err := osFile.Stat()
 	if err == nil {
 		err = enter(chain, fi)
 	}
@@ -111,7 +141,7 @@ func enter(chain []os.FileInfo, fi os.FileInfo) error {
 }
 
 // openFile opens a file, and locks it if it is to be.
-func openFile(name string, o *Options, lock bool) (*os.File, error) {
+func openFile(name string, o *Options, lock bool) (File, *os.File, error) {
 	flag := os.O_RDONLY
 	if o.Write {
 		flag = os.O_RDWR
@@ -121,33 +151,77 @@ func openFile(name string, o *Options, lock bool) (*os.File, error) {
 	}
 	// A FIFO would block, and a folder cannot be read.
 	if fi, err := os.Stat(name); err == nil && fi.Mode()&(fs.ModeDir|fs.ModeNamedPipe|fs.ModeSocket) != 0 {
-		return nil, messagef("'file' driver requires '%s' to be a regular file", name)
+		return nil, nil, messagef("'file' driver requires '%s' to be a regular file", name)
 	}
-	f, err := os.OpenFile(name, flag, 0)
+	var f File
+	var osFile *os.File
+	var err error
+	if o.Direct {
+		f, osFile, err = openDirect(name, flag, o.Warn)
+	} else {
+		osFile, err = os.OpenFile(name, flag, 0)
+		f = osFile
+	}
 	if err != nil {
-		return nil, &Error{name, &osError{err}}
+		return nil, nil, &Error{name, &osError{err}}
 	}
 	if lock && !o.NoLock {
-		if err := imagelock.Lock(f, o.Write); err != nil {
-			return nil, errors.Join(&lockError{name, err}, f.Close())
+		if err := imagelock.Lock(osFile, o.Write); err != nil {
+			return nil, nil, errors.Join(&lockError{name, err}, f.Close())
 		}
 	}
-	return f, nil
+	return f, osFile, nil
+}
+
+// OpenDirect opens a file for writing, past the page cache. It takes no locks.
+func OpenDirect(name string, o *Options) (File, error) {
+	own := o.withDefaults()
+	own.Write, own.Direct = true, true
+	f, _, err := openFile(name, own, false)
+	return f, err
 }
 
 // openPart opens a part of a file.
-func (s *Source) openPart(o options, chain []os.FileInfo) error {
+func (s *Source) openPart(o options, settings *Options, chain []os.FileInfo) error {
+	text := make(map[string]string)
+	for _, k := range []string{"offset", "size"} {
+		if v, ok := o.value[k]; ok {
+			text[k] = o.quoted(k, v)
+		}
+	}
 	offset, size, err := o.part()
 	if err != nil {
 		return err
 	}
-	if err := s.openStorage(o.sub("file"), chain); err != nil {
+	file := o.sub("file")
+	if file.empty() {
+		return messagef(`A block device must be specified for "file"`)
+	}
+	outer := s.o
+	s.o = settings
+	err = s.openStorage(file, chain)
+	s.o = outer
+	if err != nil {
 		return err
 	}
 	if err := o.finish("raw"); err != nil {
 		return errors.Join(err, s.Close())
 	}
-	s.File = part(s.File, offset, size)
+	f, err := part(s.File, offset, size)
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	inside := s.inner()
+	s.inside = "{"
+	if t, ok := text["offset"]; ok {
+		s.inside += `"offset": ` + t + ", "
+	}
+	s.inside += `"driver": "raw", `
+	if t, ok := text["size"]; ok {
+		s.inside += `"size": ` + t + ", "
+	}
+	s.inside += `"file": ` + inside + "}"
+	s.File = f
 	return nil
 }
 
@@ -167,28 +241,34 @@ func (o options) part() (offset, size int64, err error) {
 	return offset, size, nil
 }
 
+// inner returns what lies in the file of the image, in JSON.
+func (s *Source) inner() string {
+	if s.inside != "" {
+		return s.inside
+	}
+	return fmt.Sprintf(`{"driver": "file", "filename": %s}`, quote(s.Path))
+}
+
 // setName sets the name that is printed: a path, unless options say what no
 // path can.
 func (s *Source) setName(given options) {
 	s.Name = s.Path
-	_, inPart := s.File.(*filePart)
+	if proto, _ := splitProtocol(s.Path); proto != "" {
+		s.Name = "./" + s.Path // or it would be one
+	}
 	var before, after strings.Builder
 	for _, k := range []string{"encrypt.key-secret", "offset", "device"} {
 		if v, ok := given.value[k]; ok {
-			fmt.Fprintf(&before, "%s: %s, ", quote(k), quote(v))
+			fmt.Fprintf(&before, "%s: %s, ", quote(k), given.quoted(k, v))
 		}
 	}
 	if v, ok := given.value["size"]; ok {
-		fmt.Fprintf(&after, `"size": %s, `, quote(v))
+		fmt.Fprintf(&after, `"size": %s, `, given.quoted("size", v))
 	}
-	if !inPart && before.Len()+after.Len() == 0 {
+	if s.inside == "" && before.Len()+after.Len() == 0 {
 		return
 	}
-	file := fmt.Sprintf(`{"driver": "file", "filename": %s}`, quote(s.Path))
-	if p, ok := s.File.(*filePart); ok {
-		file = fmt.Sprintf(`{"offset": %d, "driver": "raw", "file": %s}`, p.offset, file)
-	}
-	s.Name = fmt.Sprintf(`json:{%s"driver": %s, %s"file": %s}`, &before, quote(s.Format), &after, file)
+	s.Name = fmt.Sprintf(`json:{%s"driver": %s, %s"file": %s}`, &before, quote(s.Format), &after, s.inner())
 }
 
 // An osError is an error of the system in the words of the C library.

@@ -9,7 +9,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/virtfmt/virtfmt/internal/align"
 	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/qcow2"
 	"github.com/virtfmt/virtfmt/qed"
@@ -90,18 +89,19 @@ func (img *Image) openRaw() error {
 	}
 	f := img.File
 	if offset != 0 || size >= 0 {
-		f = part(f, offset, size)
+		if f, err = part(f, offset, size); err != nil {
+			return err
+		}
 	}
 	return img.setRaw(f)
 }
 
 func (img *Image) setRaw(f File) error {
-	n, err := block.Length(f)
+	d, err := rawDisk(f)
 	if err != nil {
 		return err
 	}
-	img.Raw = f
-	img.Disk = block.Raw(f, align.Up(n, sectorSize))
+	img.Raw, img.Disk = f, d
 	return nil
 }
 
@@ -130,8 +130,8 @@ func (img *Image) openVMA() error {
 
 // storage returns the file of an image that is written.
 func (s *Source) storage() block.File {
-	if f, ok := s.File.(*os.File); ok && s.o.NoSync {
-		return unsynced{f}
+	if s.o.NoSync {
+		return unsynced{s.File}
 	}
 	return s.File
 }
@@ -161,6 +161,15 @@ func (img *Image) openQcow2() error {
 		BackingFormat: unknownFormat, OpenBacking: img.openBacking, OpenData: img.openData,
 	}
 	secret, haveKey := img.given.take("encrypt.key-secret")
+	encryption, _ := img.given.take("encrypt.format")
+	for _, k := range []string{"l2-cache-size", "cache-size"} {
+		if text, ok := img.given.take(k); ok {
+			if err := (kind{of: 's'}).check("qcow2", k, text); err != nil {
+				return err
+			}
+			o.CacheSize, _ = ParseSize(text)
+		}
+	}
 	o.Passphrase = func() ([]byte, error) {
 		if !haveKey {
 			return nil, messagef("Parameter 'encrypt.key-secret' is required for cipher")
@@ -182,8 +191,22 @@ func (img *Image) openQcow2() error {
 	case err != nil:
 		return inBacking(err)
 	}
+	if has := methodName(im.Header().CryptMethod); encryption != "" && encryption != has {
+		return errors.Join(messagef("Header reported '%s' encryption format but options specify '%s'", has, encryption), im.Close())
+	}
 	img.Qcow2, img.Disk, img.Key = im, im, secret
 	return nil
+}
+
+// methodName returns what QEMU calls a way to encrypt.
+func methodName(m qcow2.CryptMethod) string {
+	switch m {
+	case qcow2.CryptAES:
+		return "aes"
+	case qcow2.CryptLUKS:
+		return "luks"
+	}
+	return ""
 }
 
 // A backingError is one of a backing or data file.
@@ -255,7 +278,16 @@ func (img *Image) openLayer(over options, name, format string) (*Image, error) {
 // given for it. A name is a path here, whatever it looks like.
 func (img *Image) openData(name string, write bool) (qcow2.File, error) {
 	over := img.given.sub("data-file")
-	over.take("driver")
+	settings, err := over.common(img.o)
+	if err != nil {
+		return nil, err
+	}
+	if d, ok := over.take("driver"); ok && d != "file" {
+		return nil, &backingError{"data file", messagef("A data file of driver '%s' is not supported", d)}
+	}
+	if d, ok := over.take("file.driver"); ok && d != "file" {
+		return nil, &backingError{"data file", messagef("A data file of driver '%s' is not supported", d)}
+	}
 	if n, ok := over.take("filename"); ok {
 		name = n
 	} else if n, ok := over.take("file.filename"); ok {
@@ -269,9 +301,9 @@ func (img *Image) openData(name string, write bool) (qcow2.File, error) {
 	if err := over.finish("file"); err != nil {
 		return nil, err
 	}
-	o := *img.o
+	o := *settings
 	o.Write = write
-	f, err := openFile(name, &o, true)
+	f, _, err := openFile(name, &o, true)
 	if err != nil {
 		return nil, &backingError{"data file", err}
 	}

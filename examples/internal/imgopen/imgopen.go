@@ -29,6 +29,7 @@ type Options struct {
 	ImageOpts bool            // the name is a list of options: driver=qcow2,file.filename=NAME
 	Write     bool
 	NoLock    bool // take no image locks: -U
+	Direct    bool // bypass the page cache
 	Sync      bool // each write shall be durable
 	NoSync    bool // nothing needs to be durable
 	// NoBacking opens no backing file. What it would hold reads as zeros.
@@ -41,6 +42,26 @@ type Options struct {
 	Secrets      Secrets
 	// Warn is told of what is odd but no error.
 	Warn func(message string)
+}
+
+// SetCache sets how an image is cached, by a word that option -t of QEMU's tools
+// takes, and reports whether it is one; "" is the default.
+func (o *Options) SetCache(mode string) bool {
+	o.Direct, o.Sync, o.NoSync = false, false, false
+	switch mode {
+	case "none", "off":
+		o.Direct = true
+	case "directsync":
+		o.Direct, o.Sync = true, true
+	case "writethrough":
+		o.Sync = true
+	case "unsafe":
+		o.NoSync = true
+	case "writeback", "":
+	default:
+		return false
+	}
+	return true
 }
 
 func (o *Options) withDefaults() *Options {
@@ -76,9 +97,11 @@ type Source struct {
 	Probed bool   // the format was not given
 	File   File   // its bytes
 
-	o     *Options
-	given options       // those that are still to be used
-	chain []os.FileInfo // the files of the images above, and of this one
+	o      *Options
+	given  options       // those that are still to be used
+	chain  []os.FileInfo // the files of the images above, and of this one
+	inside string        // what lies in File, in JSON, if it is more than a file
+	detect bool          // zeros that are written are made, not stored
 }
 
 // File is what an image lies in: an [*os.File], or a part of one.
@@ -177,6 +200,14 @@ type Writer interface {
 
 // Writer returns what the disk is written by, or nil if it cannot be.
 func (img *Image) Writer() Writer {
+	w := img.writer()
+	if w != nil && img.detect {
+		return detecting{w}
+	}
+	return w
+}
+
+func (img *Image) writer() Writer {
 	switch {
 	case !img.o.Write:
 		return nil

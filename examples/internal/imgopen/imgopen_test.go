@@ -130,7 +130,7 @@ func TestOpen(t *testing.T) {
 		{name: "lost.qcow2", o: &imgopen.Options{NoBacking: true}, format: "qcow2"},
 		{name: "lost.qcow2", o: &imgopen.Options{MetadataOnly: true}, format: "qcow2"},
 		{name: "luks.qcow2", fails: "'encrypt.key-secret' is required"},
-		{name: "nbd:localhost:1", fails: "Unknown protocol 'nbd'"},
+		{name: "nbd:localhost:1", fails: "Protocol 'nbd' is not supported"},
 		{name: "sub", fails: "regular file"},
 		{name: "base.raw", o: &imgopen.Options{Format: "qcow2"}, fails: "not in qcow2 format"},
 		{name: "base.raw", o: &imgopen.Options{Format: "qed"}, fails: "not in QED format"},
@@ -153,7 +153,7 @@ func TestOpen(t *testing.T) {
 		{name: "driver=qcow2", o: list, fails: "block device must be specified"},
 		{name: "filename=plain.qcow2", o: list, fails: "either driver or file"},
 		{name: "driver=qcow2,file.filename=plain.qcow2,foo=1", o: list, fails: "'qcow2' does not support the option 'foo'"},
-		{name: "driver=qcow2,file.filename=plain.qcow2,file.foo=1", o: list, fails: "'file' does not support the option 'foo'"},
+		{name: "driver=qcow2,file.filename=plain.qcow2,file.foo=1", o: list, fails: "'file' doesn't support the option 'foo'"},
 
 		{name: `json:{"driver":"qcow2","file":{"driver":"file","filename":"plain.qcow2"}}`, holds: "plain.qcow2", format: "qcow2"},
 		{name: `json:{"driver":"raw","offset":512,"size":4096,"file.filename":"part.raw"}`, holds: "base.raw", format: "raw"},
@@ -286,6 +286,8 @@ func TestSecrets(t *testing.T) {
 		"secret,id=s,data=x,format=y":                  "",
 		"secret,id=s,data=x,foo=y":                     "",
 		"secret,id=s,data=x,keyid=y":                   "",
+		"secret,id=1s,data=x":                          "",
+		"secret,id=s,data=Y!,format=base64":            "",
 		"tls-creds-x509,id=s":                          "",
 		"secret,id=s,file=/nosuch/key":                 "",
 	} {
@@ -294,6 +296,38 @@ func TestSecrets(t *testing.T) {
 		if string(s["s"]) != want || (err == nil) != (want != "") {
 			t.Errorf("%s: %q, %v", def, s["s"], err)
 		}
+	}
+}
+
+// A secret that is encrypted with another, made by
+//
+//	printf geheim | openssl enc -aes-256-cbc -a -A -K 6b6b... -iv 6969...
+func TestEncryptedSecrets(t *testing.T) {
+	key := strings.Repeat("k", 32)
+	const secret = "L9Gs4iwP2n/OwjM/QyTyQA=="
+	iv := "aWlpaWlpaWlpaWlpaWlpaQ=="
+	for def, want := range map[string]string{
+		"keyid=m,format=base64,iv=" + iv + ",data=" + secret:                         "geheim",
+		"keyid=m,format=base64,data=" + secret:                                       "",
+		"keyid=m,format=base64,iv=YWJj,data=" + secret:                               "",
+		"keyid=n,format=base64,iv=" + iv + ",data=" + secret:                         "",
+		"keyid=short,format=base64,iv=" + iv + ",data=" + secret:                     "",
+		"keyid=m,iv=" + iv + ",data=" + secret:                                       "",
+		"keyid=m,format=base64,iv=" + iv + ",data=AAAAAAAAAAAAAAAAAAAAAAAAAAAA":      "",
+		"keyid=m,format=base64,iv=" + iv + ",data=" + strings.Repeat("A", 22) + "==": "",
+	} {
+		s := imgopen.Secrets{"m": []byte(key), "short": []byte("short")}
+		err := s.Add("secret,id=s," + def)
+		if string(s["s"]) != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %q, %v", def, s["s"], err)
+		}
+	}
+	s := imgopen.Secrets{"s": []byte("\xff")}
+	if _, err := s.Get("s"); err == nil {
+		t.Error("a passphrase is no UTF-8")
+	}
+	if err := s.Add("secret,id=s,data=x"); err == nil {
+		t.Error("an id is given twice")
 	}
 }
 

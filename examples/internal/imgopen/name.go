@@ -2,6 +2,7 @@ package imgopen
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -47,6 +48,9 @@ func parseFilename(name string) (options, error) {
 		}
 		o.value["driver"], o.value["device"], o.value["file.filename"] = "vma", device, archive
 	default:
+		if driver, _, _ := strings.Cut(proto, "+"); driver == "fat" || slices.Contains(foreignDrivers(), driver) {
+			return o, messagef("Protocol '%s' is not supported", proto)
+		}
 		return o, messagef("Unknown protocol '%s'", proto)
 	}
 	if rest == "" {
@@ -58,6 +62,9 @@ func parseFilename(name string) (options, error) {
 // Path returns the path of a file that is to be made: a name may begin with
 // "file:".
 func Path(name string) (string, error) {
+	if proto, _ := splitProtocol(name); proto == "json" {
+		return "", messagef("Unknown protocol 'json'")
+	}
 	o, err := parseFilename(name)
 	if err != nil {
 		return "", err

@@ -13,13 +13,22 @@ import (
 // options are those of an image: by name, of which the parts are joined by
 // dots, as in file.filename.
 type options struct {
-	name  string // the image as the user gave it
-	value map[string]string
-	null  map[string]bool // what is null in JSON
+	name   string // the image as the user gave it
+	value  map[string]string
+	null   map[string]bool // what is null in JSON
+	number map[string]bool // what is a number in JSON
 }
 
 func newOptions(name string) options {
-	return options{name, make(map[string]string), make(map[string]bool)}
+	return options{name, make(map[string]string), make(map[string]bool), make(map[string]bool)}
+}
+
+// quoted returns the value of an option as it is in JSON.
+func (o options) quoted(key, value string) string {
+	if o.number[key] {
+		return value
+	}
+	return quote(value)
 }
 
 // take returns the value of an option and removes it.
@@ -34,7 +43,7 @@ func (o options) sub(prefix string) options {
 	s := newOptions(o.name)
 	for k, v := range o.value {
 		if rest, ok := strings.CutPrefix(k, prefix+"."); ok {
-			s.value[rest] = v
+			s.value[rest], s.number[rest] = v, o.number[k]
 			delete(o.value, k)
 		}
 	}
@@ -49,34 +58,29 @@ func (o options) sub(prefix string) options {
 
 func (o options) empty() bool { return len(o.value)+len(o.null) == 0 }
 
-// ignored returns the options that do not change what an image is.
-func ignored(driver string) []string {
-	all := []string{"node-name", "read-only", "auto-read-only", "force-share", "discard", "detect-zeroes", "cache.direct", "cache.no-flush"}
-	switch driver {
-	case "file", "host_device":
-		return append(all, "aio", "aio-max-batch", "pr-manager", "drop-cache", "x-check-cache-dropped")
-	case "qcow2":
-		return append(all, "lazy-refcounts", "overlap-check", "overlap-check.template", "cache-size", "l2-cache-size", "l2-cache-entry-size",
-			"refcount-cache-size", "cache-clean-interval", "pass-discard-request", "pass-discard-snapshot", "pass-discard-other", "encrypt.format")
-	}
-	return all
-}
-
-// finish holds that no option is left that a driver does not know.
+// finish holds that no option is left that a driver does not know, and that the
+// others have values that they can have.
 func (o options) finish(driver string) error {
-	for _, k := range ignored(driver) {
-		o.take(k)
-	}
-	if o.empty() {
-		return nil
+	known := kindsOf(driver)
+	for _, k := range slices.Sorted(maps.Keys(o.value)) {
+		kind, ok := known[k]
+		if !ok {
+			continue
+		}
+		if err := kind.check(driver, k, o.value[k]); err != nil {
+			return err
+		}
 	}
 	left := slices.Sorted(maps.Keys(o.value))
 	left = append(left, slices.Sorted(maps.Keys(o.null))...)
-	kind := "format"
-	if driver == "file" || driver == "host_device" {
-		kind = "protocol"
+	left = slices.DeleteFunc(left, func(k string) bool { _, ok := known[k]; return ok })
+	if len(left) == 0 {
+		return nil
 	}
-	return messagef("Block %s '%s' does not support the option '%s'", kind, driver, left[0])
+	if driver == "file" || driver == "host_device" {
+		return messagef("Block protocol '%s' doesn't support the option '%s'", driver, left[0])
+	}
+	return messagef("Block format '%s' does not support the option '%s'", driver, left[0])
 }
 
 // A message is an error in the words of QEMU's tools.
@@ -164,6 +168,8 @@ func (o options) add(key string, v any) {
 		}
 	case nil:
 		o.null[key] = true
+	case json.Number:
+		o.value[key], o.number[key] = v.String(), true
 	case bool:
 		o.value[key] = map[bool]string{true: "on", false: "off"}[v]
 	default:

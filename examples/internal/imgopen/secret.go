@@ -1,11 +1,15 @@
 package imgopen
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
 	"encoding/base64"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Secrets are passphrases by the id that other options name them by.
@@ -13,7 +17,8 @@ type Secrets map[string][]byte
 
 // Add adds what the argument of --object defines: secret,id=ID with data=TEXT
 // or file=PATH, and format=raw or format=base64; or the same as an object in
-// JSON.
+// JSON. With keyid=ID and iv=BASE64 it is encrypted with another secret: by
+// AES-256 in CBC mode, padded as PKCS #7 says.
 func (s Secrets) Add(def string) error {
 	o := newOptions(def)
 	if strings.HasPrefix(def, "{") {
@@ -33,13 +38,19 @@ func (s Secrets) Add(def string) error {
 }
 
 func (s Secrets) add(o options) error {
-	kind, _ := o.take("qom-type")
-	if kind != "secret" {
-		return messagef("Parameter 'qom-type' does not accept value '%s'", kind)
+	kind, ok := o.take("qom-type")
+	switch {
+	case !ok:
+		return messagef("Parameter 'qom-type' is missing")
+	case kind != "secret":
+		return messagef("Objects of type '%s' are not supported, only 'secret'", kind)
 	}
 	id, ok := o.take("id")
-	if !ok {
+	switch {
+	case !ok:
 		return messagef("Parameter 'id' is missing")
+	case !regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]*$`).MatchString(id):
+		return messagef("Parameter 'id' expects an identifier\nIdentifiers consist of letters, digits, '-', '.', '_', starting with a letter.")
 	}
 	format, ok := o.take("format")
 	if ok && format != "raw" && format != "base64" {
@@ -47,9 +58,8 @@ func (s Secrets) add(o options) error {
 	}
 	data, haveData := o.take("data")
 	file, haveFile := o.take("file")
-	if _, ok := o.value["keyid"]; ok {
-		return messagef("Secrets that are encrypted with another one are not supported")
-	}
+	keyID, encrypted := o.take("keyid")
+	iv, _ := o.take("iv")
 	if left := slices.Sorted(maps.Keys(o.value)); len(left) > 0 {
 		return messagef("Parameter '%s' is unexpected", left[0])
 	}
@@ -67,21 +77,78 @@ func (s Secrets) add(o options) error {
 	}
 	secret := []byte(data)
 	if format == "base64" {
-		b, err := base64.StdEncoding.DecodeString(strings.NewReplacer("\n", "", "\r", "").Replace(data))
+		b, err := decode(data)
 		if err != nil {
-			return messagef("Unable to decode secret: %v", err)
+			return err
 		}
 		secret = b
+	}
+	if encrypted {
+		b, err := s.decrypt(secret, keyID, iv)
+		if err != nil {
+			return err
+		}
+		secret = b
+	}
+	if _, ok := s[id]; ok {
+		return messagef("attempt to add duplicate property '%s' to object (type 'container')", id)
 	}
 	s[id] = secret
 	return nil
 }
 
+// decode decodes base64, which may be broken into lines.
+func decode(text string) ([]byte, error) {
+	b, err := base64.StdEncoding.DecodeString(strings.NewReplacer("\n", "", "\r", "").Replace(text))
+	if err != nil {
+		return nil, messagef("Base64 data contains invalid characters")
+	}
+	return b, nil
+}
+
+// decrypt returns what a secret holds that is encrypted with another.
+func (s Secrets) decrypt(secret []byte, keyID, iv string) ([]byte, error) {
+	key, ok := s[keyID]
+	switch {
+	case !ok:
+		return nil, messagef("No secret with id '%s'", keyID)
+	case len(key) != 32:
+		return nil, messagef("Key should be 32 bytes in length")
+	case iv == "":
+		return nil, messagef("IV is required to decrypt secret")
+	}
+	start, err := decode(iv)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(start) != aes.BlockSize:
+		return nil, messagef("IV should be %d bytes in length not %d", aes.BlockSize, len(start))
+	case len(secret)%aes.BlockSize != 0:
+		return nil, messagef("Length %d must be a multiple of block size %d", len(secret), aes.BlockSize)
+	case len(secret) == 0:
+		return nil, nil
+	}
+	b, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	plain := make([]byte, len(secret))
+	cipher.NewCBCDecrypter(b, start).CryptBlocks(plain, secret)
+	padding := int(plain[len(plain)-1])
+	if padding == 0 || padding > aes.BlockSize {
+		return nil, messagef("Incorrect number of padding bytes (%d) found on decrypted data", padding)
+	}
+	return plain[:len(plain)-padding], nil
+}
+
 // Get returns a copy of the secret of that id.
 func (s Secrets) Get(id string) ([]byte, error) {
 	b, ok := s[id]
-	if !ok {
+	switch {
+	case !ok:
 		return nil, messagef("No secret with id '%s'", id)
+	case !utf8.Valid(b):
+		return nil, messagef("Data from secret %s is not valid UTF-8", id)
 	}
 	return append([]byte(nil), b...), nil
 }
