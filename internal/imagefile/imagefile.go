@@ -137,7 +137,8 @@ func (f *File) resolve(name string) (string, error) {
 }
 
 // openRegular opens a regular file inside of the root. Anything else, such as
-// a FIFO, could block or have effects.
+// a FIFO, could block or have effects: it is not opened, and does not block if
+// somebody puts it in place of the file in between.
 func openRegular(root *os.Root, rel string, write bool) (*os.File, fs.FileInfo, error) {
 	fi, err := root.Stat(rel)
 	if err != nil {
@@ -146,7 +147,7 @@ func openRegular(root *os.Root, rel string, write bool) (*os.File, fs.FileInfo, 
 	if !fi.Mode().IsRegular() {
 		return nil, nil, fmt.Errorf("%s is not a regular file", rel)
 	}
-	f, err := root.OpenFile(rel, flag(write), 0)
+	f, err := root.OpenFile(rel, flag(write)|nonblock, 0)
 	if err != nil {
 		return nil, nil, err
 	}

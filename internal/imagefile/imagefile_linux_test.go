@@ -2,12 +2,16 @@ package imagefile_test
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/internal/imagefile"
 	"github.com/virtfmt/virtfmt/internal/safeio"
 )
@@ -50,6 +54,75 @@ func TestSpecialFiles(t *testing.T) {
 	if _, err := imagefile.Open("zero", imagefile.Options{Root: dev}); err == nil {
 		t.Error("a device was opened")
 	}
+}
+
+// TestSwapped: somebody puts a FIFO, a link that leads out, or a directory in
+// place of a file while it is opened.
+func TestSwapped(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "secret")
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	if err := errors.Join(
+		os.WriteFile(outside, []byte("secret"), 0o600),
+		os.WriteFile(in("file"), []byte("inside"), 0o600),
+		syscall.Mkfifo(in("fifo"), 0o600),
+		os.Symlink(outside, in("out")), os.Symlink("/dev/zero", in("device")), os.Symlink("fifo", in("to-fifo")),
+		os.Symlink("file", in("x")),
+	); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	var swaps sync.WaitGroup
+	stop := make(chan struct{})
+	swaps.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			other := []string{"fifo", "out", "device", "to-fifo"}[i/2%4]
+			if i%2 == 0 {
+				other = "file"
+			}
+			// What a link is to, or the thing itself: os.Link follows no links.
+			if err := errors.Join(os.Link(in(other), in("next")), os.Rename(in("next"), in("x"))); err != nil {
+				t.Error(err)
+				return
+			}
+			os.Remove(in("next")) // where both names were the same file
+		}
+	})
+	done := make(chan struct{})
+	opened, refused := 0, 0
+	go func() {
+		defer close(done)
+		for range difftest.Scale(t, 20000) {
+			f, err := imagefile.Open("x", imagefile.Options{Root: root, NoLock: true})
+			if err != nil {
+				refused++
+				continue
+			}
+			b, err := io.ReadAll(io.LimitReader(f, 100))
+			if err != nil || string(b) != "inside" {
+				t.Errorf("%q, %v", b, err)
+			}
+			f.Close()
+			opened++
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Error("it hangs")
+	}
+	close(stop)
+	swaps.Wait()
+	t.Logf("%d opened, %d refused", opened, refused)
 }
 
 // TestDepth: a chain has an end even if no file comes twice.

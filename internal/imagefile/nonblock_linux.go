@@ -1,0 +1,7 @@
+package imagefile
+
+import "syscall"
+
+// nonblock opens a FIFO, or a device, at once. It means nothing to a regular
+// file.
+const nonblock = syscall.O_NONBLOCK
