@@ -26,6 +26,12 @@ type memDisk struct {
 	b  []byte
 }
 
+func (d *memDisk) content() []byte {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return bytes.Clone(d.b)
+}
+
 func (d *memDisk) Size() int64 { return int64(len(d.b)) }
 
 func (d *memDisk) ReadAt(p []byte, off int64) (int, error) {
@@ -170,7 +176,7 @@ func TestCopyBothWays(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(got, d.b) {
+		if !bytes.Equal(got, d.content()) {
 			t.Errorf("%s copied other bytes", c[0])
 		}
 	}
@@ -184,9 +190,11 @@ func TestCopyBothWays(t *testing.T) {
 		{nbdcopy, "--flush", in, uri},
 		{qemu, "convert", "-n", "-f", "raw", "-O", "raw", in, uri},
 	} {
+		d.mu.Lock()
 		rand.NewChaCha8([32]byte{3}).Read(d.b)
+		d.mu.Unlock()
 		difftest.Run(t, c[0], c[1:]...)
-		if !bytes.Equal(d.b, want) {
+		if !bytes.Equal(d.content(), want) {
 			t.Errorf("%s wrote other bytes", c[0])
 		}
 	}
@@ -195,12 +203,12 @@ func TestCopyBothWays(t *testing.T) {
 func TestReadOnly(t *testing.T) {
 	qemu := difftest.Tool(t, "qemu-io", "7.2")
 	d, sock := serve(t, &nbd.Export{})
-	before := bytes.Clone(d.b)
+	before := d.content()
 	uri := "nbd+unix:///?socket=" + sock
 	if r := difftest.Try(t, qemu, "-f", "raw", "-c", "write 0 64k", uri); r.Code == 0 && !bytes.Contains(r.Stdout, []byte("failed")) {
 		t.Errorf("a write to a read-only export: %s%s", r.Stdout, r.Stderr)
 	}
-	if !bytes.Equal(before, d.b) {
+	if !bytes.Equal(before, d.content()) {
 		t.Error("a read-only disk was written")
 	}
 }
