@@ -200,20 +200,27 @@ func dirtyRanges(t *testing.T, im *qcow2.Image, name string) []qcow2.Range {
 // dirtyByQemu returns what a bitmap holds, as qemu-nbd tells it.
 func dirtyByQemu(t *testing.T, img, image, name string, size int64) []qcow2.Range {
 	t.Helper()
-	nbd, info := difftest.Tool(t, "qemu-nbd", "7.2"), difftest.Tool(t, "nbdinfo", "1.14")
 	b, err := os.ReadFile(image)
 	if err != nil {
 		t.Fatal(err)
 	}
 	writeFile(t, "copy.qcow2", b)
 	difftest.Run(t, img, "bitmap", "--disable", "-f", "qcow2", "copy.qcow2", name)
+	return exportedBitmap(t, name, size, "-f", "qcow2", "copy.qcow2")
+}
+
+// exportedBitmap returns what qemu-nbd tells of a bitmap that is not enabled,
+// of an image that args open.
+func exportedBitmap(t *testing.T, name string, size int64, args ...string) []qcow2.Range {
+	t.Helper()
+	nbd, info := difftest.Tool(t, "qemu-nbd", "7.2"), difftest.Tool(t, "nbdinfo", "1.14")
 	dir, err := os.MkdirTemp("", "nbd")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
 	socket := filepath.Join(dir, "s")
-	cmd := exec.CommandContext(t.Context(), nbd, "-r", "-t", "-k", socket, "-f", "qcow2", "-B", name, "copy.qcow2")
+	cmd := exec.CommandContext(t.Context(), nbd, append([]string{"-r", "-t", "-k", socket, "-B", name}, args...)...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
