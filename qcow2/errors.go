@@ -33,8 +33,9 @@ var (
 	// that it does not have.
 	ErrNoBacking = errors.New("qcow2: image has no backing file")
 
-	// ErrNotGranted means that an image names another file, its backing file or external data
-	// file, and that nothing in [Options] opens it. It is also
+	// ErrNotGranted means that an image names another file, its backing file or
+	// external data file, that the caller did not grant: nothing in [Options]
+	// opens it, or it lies outside of [Options.Root]. It is also
 	// [fs.ErrPermission].
 	ErrNotGranted = imagefile.ErrNotGranted
 

@@ -132,6 +132,9 @@ func TestOpenFileRefusesNames(t *testing.T) {
 		if (err == nil) != tc.ok {
 			t.Errorf("%q as %q: %v", tc.name, tc.format, err)
 		}
+		if leads := tc.name == outside || strings.HasSuffix(tc.name, "passwd"); leads != errors.Is(err, qcow2.ErrNotGranted) {
+			t.Errorf("%q: %v", tc.name, err)
+		}
 		if err == nil {
 			im.Close()
 		}

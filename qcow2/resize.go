@@ -52,6 +52,9 @@ func (im *Image) Resize(ctx context.Context, size int64, o *ResizeOptions) error
 		return fmt.Errorf("qcow2: disk of %d bytes: %w of an L1 table of %d bytes", size, ErrLimit, maxL1Bytes)
 	}
 	return im.change(false, func(c *change) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err := c.checkResize(size, &opts); err != nil {
 			return err
 		}

@@ -104,6 +104,8 @@ func TestResizeRefused(t *testing.T) {
 		{ctx, 1 << 20, &qcow2.ResizeOptions{Preallocation: qcow2.PreallocateFull}, nil},
 		{ctx, 2 << 20, &qcow2.ResizeOptions{Preallocation: 9}, errors.ErrUnsupported},
 		{done, 2 << 20, &qcow2.ResizeOptions{Preallocation: qcow2.PreallocateMetadata}, context.Canceled},
+		{done, 2 << 20, nil, context.Canceled},
+		{done, 1 << 19, &qcow2.ResizeOptions{Shrink: true}, context.Canceled},
 	} {
 		err := d.im.Resize(tc.ctx, tc.size, tc.o)
 		if err == nil || tc.err != nil && !errors.Is(err, tc.err) {

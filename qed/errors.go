@@ -29,8 +29,9 @@ var (
 	// that it does not have.
 	ErrNoBacking = errors.New("qed: image has no backing file")
 
-	// ErrNotGranted means that an image names another file, its backing file, and that
-	// nothing in [Options] opens it. It is also [fs.ErrPermission].
+	// ErrNotGranted means that an image names another file, its backing file, that
+	// the caller did not grant: nothing in [Options] opens it, or it lies outside
+	// of [Options.Root]. It is also [fs.ErrPermission].
 	ErrNotGranted = imagefile.ErrNotGranted
 
 	// ErrMetadataOnly means that guest data was asked for which the image does

@@ -117,6 +117,7 @@ var protocol = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*:`)
 
 // resolve returns the path inside of the root of what f names.
 func (f *File) resolve(name string) (string, error) {
+	var rel string
 	switch {
 	case name == "":
 		return "", errors.New("the name is empty")
@@ -125,15 +126,17 @@ func (f *File) resolve(name string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		rel, err := filepath.Rel(base, name)
-		if err != nil || !filepath.IsLocal(rel) {
-			return "", fmt.Errorf("%q lies outside of %s", name, base)
-		}
-		return rel, nil
+		// Without a way from one to the other, rel is empty, and not local.
+		rel, _ = filepath.Rel(base, name)
 	case protocol.MatchString(name):
 		return "", fmt.Errorf("%q: %w: names with a protocol", name, errors.ErrUnsupported)
+	default:
+		rel = filepath.Join(f.dir, name)
 	}
-	return filepath.Join(f.dir, name), nil
+	if !filepath.IsLocal(rel) {
+		return "", fmt.Errorf("%q lies outside of %s: %w", name, f.o.Root.Name(), ErrNotGranted)
+	}
+	return rel, nil
 }
 
 // openRegular opens a regular file inside of the root. Anything else, such as
