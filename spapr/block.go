@@ -102,24 +102,24 @@ func (g *Guest) Memop(op, dst, src, log2size, count uint64) Status {
 
 // RTAS calls a service and returns its results but for the status: there are
 // nret words in all. The error tells of a service that the machine does not
-// know; a status is none.
+// know, with RTASParameterError for a status; a status is no error by itself.
 func (g *Guest) RTAS(service string, nret int, args ...uint32) (RTASStatus, []uint32, error) {
 	token, ok := g.Token(service)
 	if !ok {
-		return 0, nil, fmt.Errorf("%w: %q", errUnknownService, service)
+		return RTASParameterError, nil, fmt.Errorf("%w: %q", errUnknownService, service)
 	}
 	b := Block{Token: token, Args: args, Results: make([]uint32, max(nret, 1))}
 	p, err := b.MarshalBinary()
 	if err != nil {
-		return 0, nil, err
+		return RTASParameterError, nil, err
 	}
 	g.Memory.Store(g.Block, p)
 	if status, _ := g.Hypercall(HRTAS, g.Block); status != HSuccess {
-		return 0, nil, fmt.Errorf("%w: %q, token 0x%x: %v", errUnknownService, service, token, status)
+		return RTASParameterError, nil, fmt.Errorf("%w: %q, token 0x%x: %v", errUnknownService, service, token, status)
 	}
 	g.Memory.Load(g.Block, p)
 	if err := b.UnmarshalBinary(p); err != nil {
-		return 0, nil, err
+		return RTASParameterError, nil, err
 	}
 	return b.Status(), b.Results[1:], nil
 }

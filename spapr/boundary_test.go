@@ -157,3 +157,15 @@ func TestLoadWithoutMemory(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestUnknownServiceIsNoSuccess: also for a caller that looks at the status only.
+func TestUnknownServiceIsNoSuccess(t *testing.T) {
+	g := newBench(ramSize).guest()
+	if status, _, err := g.RTAS("no such", 1); err == nil || status != spapr.RTASParameterError {
+		t.Errorf("%v, %v", status, err)
+	}
+	g.Token = func(string) (uint32, bool) { return 99, true }
+	if status, _, err := g.RTAS("no such", 1); err == nil || status != spapr.RTASParameterError {
+		t.Errorf("token 99: %v, %v", status, err)
+	}
+}
