@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // Where QEMU's machine types place the two blocks in the I/O port space.
@@ -75,7 +76,7 @@ func ParseMode(s string) (Mode, error) {
 			return Mode(m), nil
 		}
 	}
-	return 0, fmt.Errorf("acpihotplug: no mode is called %q", s)
+	return 0, fmt.Errorf("acpihotplug: no mode is called %q: %s", s, strings.Join(modeNames[:], ", "))
 }
 
 // State is everything about a [Device] that changes: its zero value is

@@ -65,11 +65,12 @@ func (x *Index) scan() error {
 			return report(f)
 		}
 	}
-	r, err := NewReader(newWindow(x.r, 0, x.size), &opt)
+	var r Reader
+	err := r.start(newWindow(x.r, 0, x.size), &opt)
+	x.container = r.Container()
 	if err != nil {
 		return err
 	}
-	x.container = r.Container()
 	var rec Record
 	for err == nil {
 		if rec, err = r.Next(); err == nil {
@@ -91,7 +92,8 @@ func (x *Index) scan() error {
 	return nil
 }
 
-// Container returns what stands before the stream.
+// Container returns what stands before the stream; in an index that is not
+// whole, as far as it could be read.
 func (x *Index) Container() Container { return x.container }
 
 // Header returns the header of the libxl layer, false if there is none.

@@ -208,6 +208,29 @@ func TestPartial(t *testing.T) {
 	}
 }
 
+// TestPartialContainer: what could be read of a container whose stream cannot
+// be is there.
+func TestPartialContainer(t *testing.T) {
+	for name, c := range map[string]struct {
+		data   string
+		kind   libxlfmt.ContainerKind
+		config string
+	}{
+		"legacy":  {string(vectorNamed(t, "xl-legacy-stream").data), libxlfmt.ContainerXL, `{"c_info": {"type": "hvm", "name": "oracle"}}`},
+		"cut":     {string(vectorNamed(t, "xl-saved-json").data[:100]), libxlfmt.ContainerXL, `{"c_info": {"type": "hvm", "name": "oracle"}}`},
+		"libvirt": {"libvirt-xml\n \x00 \r" + words(1, 0) + string(make([]byte, 40)), libxlfmt.ContainerLibvirt, ""},
+		"nothing": {"hello, world", libxlfmt.ContainerNone, ""},
+	} {
+		x, err := libxlfmt.Open(strings.NewReader(c.data), &libxlfmt.Options{Partial: true})
+		if err != nil || x.Err() == nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := x.Container(); got.Kind != c.kind || string(got.XL.Config()) != c.config || x.Len() != 0 {
+			t.Errorf("%s: %v, %q", name, got.Kind, got.XL.Config())
+		}
+	}
+}
+
 func TestOpenSize(t *testing.T) {
 	v := vectorNamed(t, "hvm-emu")
 	src := struct{ io.ReaderAt }{bytes.NewReader(v.data)}

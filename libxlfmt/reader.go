@@ -124,21 +124,28 @@ type Reader struct {
 // and of the first layer. Where r is an [io.Seeker] that knows its end, what is
 // not asked for is sought over.
 func NewReader(r io.Reader, o *Options) (*Reader, error) {
-	opt := o.withDefaults()
-	s := &Reader{src: newSource(r)}
-	s.g.judge = judge{profile: opt.Profile, tell: opt.Report, form: opt.Xenstore}
-	s.g.maxRecord = opt.MaxRecord
-	if opt.BackChannel {
-		s.g.backChannel(opt.BigEndian)
-		return s, nil
-	}
-	if err := s.readContainer(opt.MaxConfig); err != nil {
-		return nil, err
-	}
-	if err := s.readHeaders(); err != nil {
+	s := new(Reader)
+	if err := s.start(r, o); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// start is [NewReader]. Where it fails, the container is there as far as it
+// was read.
+func (r *Reader) start(src io.Reader, o *Options) error {
+	opt := o.withDefaults()
+	r.src = newSource(src)
+	r.g.judge = judge{profile: opt.Profile, tell: opt.Report, form: opt.Xenstore}
+	r.g.maxRecord = opt.MaxRecord
+	if opt.BackChannel {
+		r.g.backChannel(opt.BigEndian)
+		return nil
+	}
+	if err := r.readContainer(opt.MaxConfig); err != nil {
+		return err
+	}
+	return r.readHeaders()
 }
 
 // Container returns what stands before the stream.

@@ -71,8 +71,11 @@ func writeTable(name string, d *acpihotplug.Device, bus int, w io.Writer) error 
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "SSDT of %d bytes written to %s\n\n", len(b), name)
-	return os.WriteFile(name, b, 0o644)
+	if err := os.WriteFile(name, b, 0o644); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "SSDT of %d bytes written to %s\n\n", len(b), name)
+	return err
 }
 
 func cycle(d *acpihotplug.Device, bus, slot int, w io.Writer) error {

@@ -84,7 +84,11 @@ func gather(x *libxlfmt.Index) *info {
 	case libxlfmt.ContainerLibvirt:
 		in.Config = string(c.Libvirt.XML)
 	}
-	if h, ok := x.Header(); ok {
+	h, ok := x.Header()
+	if !ok && x.Err() != nil && x.Container().Kind == libxlfmt.ContainerNone {
+		in.Container = "unknown"
+	}
+	if ok {
 		in.Libxl = &layerInfo{Version: h.Version, BigEndian: h.BigEndian(), Legacy: h.Legacy()}
 	}
 	if h, ok := x.Libxc(); ok {

@@ -90,7 +90,11 @@ func TestInfo(t *testing.T) {
 	if err := os.WriteFile(name, data[:len(data)-1], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	contains(t, xlstream(t, 1, "info", name), "stream ends: unexpected EOF")
+	contains(t, xlstream(t, 1, "info", name), "container  xl", "stream ends: unexpected EOF")
+	if err := os.WriteFile(name, []byte("something else"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, xlstream(t, 1, "info", name), "container  unknown", "not a saved domain")
 }
 
 func TestRecords(t *testing.T) {
