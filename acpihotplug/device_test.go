@@ -335,3 +335,18 @@ func BenchmarkWriteGPE(b *testing.B) {
 		d.WriteGPE(0, p)
 	}
 }
+
+// TestGPEBounds: an event that the block has no bit for does not happen.
+func TestGPEBounds(t *testing.T) {
+	for length, events := range map[uint8]int{0: 16, 2: 8, 4: 16, 16: 64, 255: 64} {
+		for n := -2; n < 70; n++ {
+			d := acpihotplug.Device{GPELen: length}
+			d.GPE.Enable = ^uint64(0)
+			d.RaiseGPE(n)
+			want := n >= 0 && n < events
+			if got := d.GPE.Status != 0; got != want || want && d.GPE.Status != 1<<n || d.SCI() != want {
+				t.Errorf("block of %d bytes: event %d: status 0x%x", length, n, d.GPE.Status)
+			}
+		}
+	}
+}

@@ -67,8 +67,9 @@ func TestSSDTHeader(t *testing.T) {
 			t.Errorf("%s: appended differs, %v", name, err)
 		}
 	}
-	s := tables["q35"]
-	golden.Hex(t, "q35.ssdt.txt", table(t, s))
+	for _, name := range []string{"q35", "index", "bridges"} {
+		golden.Hex(t, name+".ssdt.txt", table(t, tables[name]))
+	}
 }
 
 func TestSSDTErrors(t *testing.T) {
@@ -389,6 +390,27 @@ func TestFADT(t *testing.T) {
 	}
 	if strings.Contains(string(r.Stdout)+string(r.Stderr)+text, "ncorrect checksum") {
 		t.Error("iasl finds the checksum wrong")
+	}
+}
+
+// TestFADTBytes: the fields lie where ACPI 6.4, table 5.9, has them.
+func TestFADTBytes(t *testing.T) {
+	b := make([]byte, 244)
+	copy(b, "FACP\xf4")
+	must(t, acpihotplug.GPE0{Block: 0x12345678, Length: 16, SCI: 0x1234}.Patch(b))
+	want := make([]byte, 244)
+	copy(want, "FACP\xf4")
+	copy(want[46:], "\x34\x12")
+	copy(want[80:], "\x78\x56\x34\x12")
+	want[92] = 16
+	copy(want[220:], "\x01\x80\x00\x01\x78\x56\x34\x12\x00\x00\x00\x00")
+	var sum byte
+	for _, c := range want {
+		sum += c
+	}
+	want[9] = -sum
+	if diff := cmp.Diff(golden.Dump(want), golden.Dump(b)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -68,3 +68,21 @@ machine reset`
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+// TestTraceNamesTheBus: of the first bus nothing is said, of others which.
+func TestTraceNamesTheBus(t *testing.T) {
+	for bus, want := range []string{
+		"read 4 bytes at 0x04 (down): 0x00000000",
+		"read 4 bytes at 0x04 (down, bus 1): 0x00000000",
+		"read 4 bytes at 0x04 (down, bus 2): 0x00000000",
+	} {
+		d := acpihotplug.Device{Mode: acpihotplug.ClearOnRead}
+		d.Select = uint32(bus)
+		var got string
+		d.Trace = func(e acpihotplug.Event) { got = e.String() }
+		d.Read(acpihotplug.RegDown, make([]byte, 4))
+		if !strings.HasPrefix(got, want) {
+			t.Errorf("bus %d: %q, want %q", bus, got, want)
+		}
+	}
+}
