@@ -110,7 +110,7 @@ func TestQEMUTables(t *testing.T) {
 	s.Bridges = []acpihotplug.Bridge{{Slot: 3, Select: 1}}
 	ours := newACPI(t, s)
 	rng := rand.New(rand.NewPCG(difftest.Seed(t, 1), 5))
-	for range difftest.Scale(t, 6) {
+	for range difftest.Scale(t, 3) {
 		slot, behind := 4+rng.IntN(28), rng.IntN(32)
 		const label = "D0 37 C9 E5 53 35 7A 4D 91 17 EA 4D 19 C3 43 4D"
 		var commands []string
@@ -193,7 +193,7 @@ func TestSeaBIOSTables(t *testing.T) {
 			must(t, d.ColdPlug(0, 7, false))
 			g := acpihotplug.Guest{IO: acpihotplug.Ports{Device: &d}, Mode: mode}
 			g.Boot()
-			for range difftest.Scale(t, 8) {
+			for range difftest.Scale(t, 5) {
 				plugged := 1 + rng.IntN(31)
 				must(t, d.Plug(0, plugged))
 				if leaving := 1 + rng.IntN(31); d.Bus[0].Present>>leaving&1 == 1 {
