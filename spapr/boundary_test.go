@@ -65,13 +65,13 @@ func TestShapes(t *testing.T) {
 		{"get-sensor-state", nil, -3, []shape{{2, 2}}, 0},
 		{"ibm,os-term", []uint32{0x3000}, -3, nil, anyShape},
 	} {
+		token, _ := spapr.StandardServices().Token(c.name)
 		for nargs := range uint32(10) {
 			for nret := range uint32(10) {
-				b, asked := newBench(ramSize), 0
+				b, asked := newBench(0x4000), 0
 				everything(b, &asked)
 				const block = 0x1000
-				words := append([]uint32{0, nargs, nret}, c.args...)
-				words[0], _ = spapr.StandardServices().Token(c.name)
+				words := append([]uint32{token, nargs, nret}, c.args...)
 				for i, w := range words {
 					binary.BigEndian.PutUint32(b.ram[block+4*i:], w)
 				}
