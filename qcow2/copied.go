@@ -2,7 +2,9 @@ package qcow2
 
 import (
 	"context"
+	"fmt"
 
+	"github.com/virtfmt/virtfmt/internal/safeio"
 	"github.com/virtfmt/virtfmt/internal/tablecache"
 )
 
@@ -24,6 +26,7 @@ func (im *Image) once(i clusterIdx) (bool, error) {
 // entries that only accepts, and of their L2 entries. The gate is held
 // exclusively.
 func (im *Image) setCopied(ctx context.Context, only func(i int) bool, copied func(clusterIdx) (bool, error)) error {
+	buf := make([]byte, im.clusterSize())
 	for i := range im.active.entries {
 		e := im.active.at(int64(i))
 		if e.offset() == 0 || !only(i) {
@@ -41,7 +44,7 @@ func (im *Image) setCopied(ctx context.Context, only func(i int) bool, copied fu
 			l1Table(im.active.l1.Modify(i*l1EntrySize, l1EntrySize)).set(i, makeL1Entry(e.offset(), flag))
 			im.mu.Unlock()
 		}
-		if err := im.setTableCopied(e.offset(), copied); err != nil {
+		if err := im.setTableCopied(e.offset(), buf, copied); err != nil {
 			return err
 		}
 	}
@@ -49,32 +52,47 @@ func (im *Image) setCopied(ctx context.Context, only func(i int) bool, copied fu
 }
 
 // setTableCopied sets and clears the COPIED flags of the entries of an L2
-// table.
-func (im *Image) setTableCopied(table hostOff, copied func(clusterIdx) (bool, error)) error {
-	for at := int64(table); at < int64(table)+im.clusterSize(); at += im.tables.SliceSize() {
-		s, err := im.tables.Load(at)
+// table. What of it is not in memory is read into buf, a cluster, at once: most
+// of it stays as it is.
+func (im *Image) setTableCopied(table hostOff, buf []byte, copied func(clusterIdx) (bool, error)) error {
+	inBuf := false
+	step := im.tables.SliceSize()
+	for i := int64(0); i < im.clusterSize(); i += step {
+		at := int64(table) + i
+		var b []byte
+		if s := im.tables.Get(at); s != nil {
+			b = s.Bytes()
+		} else {
+			if !inBuf {
+				if err := safeio.ReadZeroFill(im.r, buf, int64(table)); err != nil {
+					return fmt.Errorf("qcow2: L2 table at %#x: %w", table, err)
+				}
+				inBuf = true
+			}
+			b = buf[i : i+step]
+		}
+		wrong, err := im.wrongCopied(b, copied)
 		if err != nil {
 			return err
 		}
-		wrong, err := im.wrongCopied(s.Bytes(), copied)
-		if err != nil {
-			return err
-		}
-		if len(wrong) == 0 {
-			continue
-		}
-		if err := im.flipCopied(at, wrong); err != nil {
-			return err
-		}
-		if err := im.tidyTables(); err != nil {
-			return err
+		if len(wrong) > 0 {
+			if err := im.putCopied(at, wrong); err != nil {
+				return err
+			}
 		}
 	}
-	return nil
+	// Not before, because then buf could be older than the file.
+	return im.tidyTables()
 }
 
-// wrongCopied returns where in a slice the entries lie whose flag is wrong.
-func (im *Image) wrongCopied(b []byte, copied func(clusterIdx) (bool, error)) (wrong []int, err error) {
+// A copiedFlag is the flag that an entry is to have.
+type copiedFlag struct {
+	at   int // in its slice
+	flag l2Entry
+}
+
+// wrongCopied returns the entries of a slice whose flag is wrong.
+func (im *Image) wrongCopied(b []byte, copied func(clusterIdx) (bool, error)) (wrong []copiedFlag, err error) {
 	for i := 0; i < len(b); i += im.entrySize() {
 		e := l2Table(b[i:]).at(0)
 		if e.compressed() || e.offset() == 0 {
@@ -85,22 +103,22 @@ func (im *Image) wrongCopied(b []byte, copied func(clusterIdx) (bool, error)) (w
 			return nil, err
 		}
 		if flag != e.copied() {
-			wrong = append(wrong, i)
+			wrong = append(wrong, copiedFlag{i, ^e & flagCopied})
 		}
 	}
 	return wrong, nil
 }
 
-// flipCopied flips the flags of entries of the slice at offset at.
-func (im *Image) flipCopied(at int64, entries []int) error {
+// putCopied gives entries of the slice at offset at their flags.
+func (im *Image) putCopied(at int64, entries []copiedFlag) error {
 	for {
 		im.mu.Lock()
 		var s *tablecache.Slice
 		if s = im.tables.Get(at); s != nil {
 			b := im.tables.Modify(s, stageMapping)
-			for _, i := range entries {
-				t := l2Table(b[i:])
-				t.set(0, t.at(0)^flagCopied)
+			for _, e := range entries {
+				t := l2Table(b[e.at:])
+				t.set(0, t.at(0)&^flagCopied|e.flag)
 			}
 		}
 		im.mu.Unlock()

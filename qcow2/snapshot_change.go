@@ -364,10 +364,11 @@ func (c *change) applySnapshot(ctx context.Context, s *snapshot) error {
 		return err
 	}
 	// The flags mean nothing in a snapshot, and may be wrong there.
+	buf := make([]byte, im.clusterSize())
 	for i := range l1.len() {
 		e := l1.at(i)
 		if e.offset() != 0 && gained.copied {
-			if err := im.setTableCopied(e.offset(), never); err != nil {
+			if err := im.setTableCopied(e.offset(), buf, never); err != nil {
 				return err
 			}
 		}
