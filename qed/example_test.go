@@ -2,8 +2,10 @@ package qed_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
+	"os"
 
 	"github.com/virtfmt/virtfmt/internal/memfile"
 	"github.com/virtfmt/virtfmt/qed"
@@ -91,4 +93,49 @@ func ExampleCompare() {
 	}
 	fmt.Println(d)
 	// Output: content differs at 0x1000
+}
+
+// An image is opened with its backing file, which lies in the same folder. QED
+// stores of the format of a backing file only whether it is raw.
+func ExampleOpenFile() {
+	dir, err := os.MkdirTemp("", "chain")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer root.Close()
+	for _, name := range []string{"base.qed", "vm.qed"} {
+		o := &qed.CreateOptions{}
+		if name == "vm.qed" {
+			o.BackingFile, o.BackingFormat = "base.qed", "qed"
+		}
+		f, err := root.Create(name)
+		if err != nil {
+			log.Fatal(err)
+		}
+		img, err := qed.Create(f, 1<<20, o)
+		if err != nil {
+			log.Fatal(err)
+		}
+		if err := errors.Join(img.Close(), f.Close()); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	img, err := qed.OpenFile("vm.qed", &qed.Options{Root: root, BackingFormat: "qed", Write: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("hello"), 0); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(img.Header().BackingFile, img.Backing().Size())
+	if err := img.Close(); err != nil { // the backing file too
+		log.Fatal(err)
+	}
+	// Output: base.qed 1048576
 }
