@@ -20,6 +20,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/virtfmt/virtfmt/examples/internal/newfile"
 	"github.com/virtfmt/virtfmt/migschema"
 )
 
@@ -157,8 +158,8 @@ func (p *program) options() (*migschema.StreamOptions, error) {
 	return o, err
 }
 
-// output creates a file, unless it is the one that src reads, and lets write
-// fill it. A file that could not be filled is removed.
+// output lets write fill a file, unless it is the one that src reads. One that
+// exists keeps what it holds until the new one is whole.
 func output(name string, src io.Reader, write func(f *os.File, regular bool) error) error {
 	old, err := os.Stat(name)
 	if in, ok := src.(*os.File); ok && err == nil {
@@ -166,22 +167,7 @@ func output(name string, src io.Reader, write func(f *os.File, regular bool) err
 			return fmt.Errorf("%s is the input", name)
 		}
 	}
-	f, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	fi, err := f.Stat()
-	regular := err == nil && fi.Mode().IsRegular()
-	if err == nil {
-		err = write(f, regular)
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil && regular {
-		os.Remove(name)
-	}
-	return err
+	return newfile.Replace(name, write)
 }
 
 // printJSON prints v, indented.

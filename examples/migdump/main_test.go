@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/zlib"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -154,6 +155,37 @@ func TestConvert(t *testing.T) {
 		t.Errorf("%d: %s", got, &errOut)
 	}
 	contains(t, errOut.String(), "end of RAM")
+}
+
+// TestFailureKeeps: what cannot be read leaves the file that was there, and
+// nothing else.
+func TestFailureKeeps(t *testing.T) {
+	name, _ := pages(t)
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cut, out := filepath.Join(dir, "cut"), filepath.Join(dir, "out")
+	if err := errors.Join(os.WriteFile(cut, b[:len(b)/2], 0o644), os.WriteFile(out, []byte("precious"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	migdump(t, 1, "ram", cut, out)
+	migdump(t, 1, "convert", "-lossy", cut, out)
+	if got, err := os.ReadFile(out); err != nil || string(got) != "precious" {
+		t.Errorf("left %q, %v", got, err)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 2 {
+		t.Errorf("%v, %v", files, err)
+	}
+	migdump(t, 0, "ram", name, out)
+	if fi, err := os.Stat(out); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", fi, err)
+	}
+	migdump(t, 0, "convert", "-lossy", name, os.DevNull)
+	if fi, err := os.Stat(os.DevNull); err != nil || fi.Mode().IsRegular() {
+		t.Errorf("%s is gone, %v", os.DevNull, err)
+	}
 }
 
 func TestRAM(t *testing.T) {
