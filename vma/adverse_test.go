@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"testing"
@@ -156,6 +157,85 @@ func TestOddReaders(t *testing.T) {
 				t.Error("extracts other bytes without an error")
 			}
 		})
+	}
+}
+
+// A liar is a disk whose extents are what extents makes of the true ones.
+type liar struct {
+	ram
+	extents func(yield func(vma.Extent, error) bool, size int64)
+}
+
+func (l liar) Extents(off, n int64) iter.Seq2[vma.Extent, error] {
+	return func(yield func(vma.Extent, error) bool) { l.extents(yield, l.Size()) }
+}
+
+// TestDisksThatLie copies disks whose extents do not add up: an error, and no
+// archive.
+func TestDisksThatLie(t *testing.T) {
+	disk := content(1, 9<<20, 0.7)
+	data := func(start, n int64) vma.Extent { return vma.Extent{Start: start, Length: n, Kind: vma.Data} }
+	for name, extents := range map[string]func(yield func(vma.Extent, error) bool, size int64){
+		"none":     func(func(vma.Extent, error) bool, int64) {},
+		"an error": func(yield func(vma.Extent, error) bool, size int64) { yield(vma.Extent{}, errFull) },
+		"an error late": func(yield func(vma.Extent, error) bool, size int64) {
+			_ = yield(data(0, 5<<20), nil) && yield(data(5<<20, size-5<<20), errFull)
+		},
+		"too few":  func(yield func(vma.Extent, error) bool, size int64) { yield(data(0, size-4096), nil) },
+		"too long": func(yield func(vma.Extent, error) bool, size int64) { yield(data(0, size+1), nil) },
+		"a gap": func(yield func(vma.Extent, error) bool, size int64) {
+			_ = yield(data(0, 4096), nil) && yield(data(8192, size-8192), nil)
+		},
+		"an overlap": func(yield func(vma.Extent, error) bool, size int64) {
+			_ = yield(data(0, 8192), nil) && yield(data(4096, size-4096), nil)
+		},
+		"empty": func(yield func(vma.Extent, error) bool, size int64) {
+			for yield(data(0, 0), nil) {
+			}
+		},
+		"negative": func(yield func(vma.Extent, error) bool, size int64) { yield(data(0, -4096), nil) },
+	} {
+		var b bytes.Buffer
+		w, err := vma.NewWriter(&b, testHeader(vma.DeviceInfo{Name: "a", Size: disk.Size()}), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.CopyFrom(t.Context(), 1, liar{disk, extents}, nil); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		if err := w.Close(); err == nil || verify(t, b.Bytes(), nil).OK() {
+			t.Errorf("%s: an archive: %v", name, err)
+		}
+	}
+	// What is known to be zero is not read, and what is not is, whatever it is.
+	var b bytes.Buffer
+	w, err := vma.NewWriter(&b, testHeader(vma.DeviceInfo{Name: "a", Size: disk.Size()}), nil)
+	if err == nil {
+		err = w.CopyFrom(t.Context(), 1, liar{disk, func(yield func(vma.Extent, error) bool, size int64) {
+			_ = yield(vma.Extent{Length: 5 << 20, Kind: vma.Zero}, nil) && yield(data(5<<20, size-5<<20), nil)
+		}}, nil)
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	clear(disk[:5<<20])
+	readBack(t, b.Bytes(), []ram{disk})
+}
+
+// TestCopyAroundWritten copies a device of which some clusters were written
+// before, one in each place of an extent.
+func TestCopyAroundWritten(t *testing.T) {
+	disk := content(1, 150<<16, 0.1)
+	for _, num := range []int{0, 56, 57, 58, 59, 70, 114, 115, 149} {
+		var b bytes.Buffer
+		w, err := vma.NewWriter(&b, testHeader(vma.DeviceInfo{Name: "a", Size: disk.Size()}), nil)
+		if err == nil {
+			err = errors.Join(w.WriteCluster(1, uint32(num), disk[num<<16:][:1<<16]), w.CopyFrom(t.Context(), 1, disk, nil), w.Close())
+		}
+		if err != nil {
+			t.Fatalf("cluster %d: %v", num, err)
+		}
+		readBack(t, b.Bytes(), []ram{disk})
 	}
 }
 

@@ -125,6 +125,20 @@ func (f *openFile) Read(p []byte) (int, error) {
 	return f.SectionReader.Read(p)
 }
 
+func (f *openFile) ReadAt(p []byte, off int64) (int, error) {
+	if f.closed {
+		return 0, f.error("read")
+	}
+	return f.SectionReader.ReadAt(p, off)
+}
+
+func (f *openFile) Seek(offset int64, whence int) (int64, error) {
+	if f.closed {
+		return 0, f.error("seek")
+	}
+	return f.SectionReader.Seek(offset, whence)
+}
+
 func (f *openFile) Close() error {
 	if f.closed {
 		return f.error("close")

@@ -46,8 +46,22 @@ func TestFS(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Error(err)
 	}
-	if _, err := f.Read(p); !errors.Is(err, fs.ErrClosed) {
-		t.Errorf("Read after Close: %v", err)
+	for name, use := range map[string]func() error{
+		"Read":   func() error { _, err := f.Read(p); return err },
+		"ReadAt": func() error { _, err := f.(io.ReaderAt).ReadAt(p, 0); return err },
+		"Seek":   func() error { _, err := f.(io.Seeker).Seek(0, io.SeekStart); return err },
+		"Stat":   func() error { _, err := f.Stat(); return err },
+		"Close":  f.Close,
+	} {
+		if err := use(); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("%s after Close: %v", name, err)
+		}
+	}
+	if _, err := files.Open("../qemu-server.conf"); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("a path that leads out: %v", err)
+	}
+	if fi, err := fs.Stat(files, "qemu-server.conf"); err != nil || fi.Sys() != nil {
+		t.Errorf("a config is a device: %v", err)
 	}
 	if _, err := files.Open("none"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a file that is not there: %v", err)

@@ -364,8 +364,33 @@ func TestOpenFile(t *testing.T) {
 	if _, ok := h.Config("x"); ok || h.Time().Unix() != 1700000000 {
 		t.Error("header lookups")
 	}
+	d := a.Devices()[0]
+	if a.VMState() != nil || d.HostFile(0) == nil || d.HostFile(1) != nil {
+		t.Error("a state of the machine, or a second layer")
+	}
+	if _, err := d.ReadAt(make([]byte, 1), -1); err == nil {
+		t.Error("reads at -1")
+	}
+	if n, err := d.ReadAt(make([]byte, 1), d.Size()); n != 0 || err != io.EOF {
+		t.Errorf("read at the end: %d, %v", n, err)
+	}
+	for _, r := range [][2]int64{{-1, 5}, {0, -1}} {
+		for _, err := range d.Extents(r[0], r[1]) {
+			if err == nil {
+				t.Errorf("extents of %d bytes at %d", r[1], r[0])
+			}
+		}
+	}
+	for x := range d.Extents(d.Size(), 1) {
+		t.Errorf("%+v past the end", x)
+	}
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(name); err != nil {
+		t.Fatal(err)
+	} else if a, err := vma.Open(bytes.NewReader(b), nil); err != nil || a.Close() != nil {
+		t.Errorf("Close of what OpenFile did not open: %v", err)
 	}
 	if _, err := a.Devices()[0].ReadAt(make([]byte, 1<<19), 0); !errors.Is(err, fs.ErrClosed) {
 		t.Errorf("read after Close: %v", err)
