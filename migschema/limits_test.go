@@ -188,3 +188,80 @@ func TestDecoderMisuse(t *testing.T) {
 		}
 	}
 }
+
+// TestExtremes converts what lies at the bounds of the classic layout, and
+// back.
+func TestExtremes(t *testing.T) {
+	const huge, most = 2 << 20, 1<<32 - 1
+	list := func(c *classic) *classic {
+		return c.raw(8).be16(3, 16).be64(4096|huge, 4096).open(1, 2, "ram", 0, 4).be64(3*huge | 4)
+	}
+	end := func(c *classic) []byte { return c.be64(0x10).footer(2).part(3, 2).be64(0x10).footer(2).raw(0).Bytes() }
+	for name, b := range map[string][]byte{
+		"page size of the first block": end(list(newClassic().config("pc")).str("a").be64(huge, huge).str("b").be64(2 * huge)),
+		"page size of the last block":  end(list(newClassic().config("pc")).str("a").be64(huge).str("b").be64(2*huge, huge)),
+		"largest id and version":       newClassic().config("pc").open(4, most, "dev", most, most).raw(1).footer(most).raw(0).Bytes(),
+		"smallest id and version":      newClassic().config("pc").open(4, 0, "dev", 0, 0).raw(1).footer(0).raw(0).Bytes(),
+		"advice without sizes":         newClassic().config("pc").raw(8).be16(3, 4).be32(1).raw(8).be16(3, 0).raw(0).Bytes(),
+		"largest command":              newClassic().config("pc").raw(8).be16(65535, 65535).raw(make([]byte, 65535)...).raw(0).Bytes(),
+	} {
+		checkRewrite(t, b, nil)
+		if _, back, _, err := roundTrip(b, nil); err != nil || !bytes.Equal(back, b) {
+			t.Errorf("%s: %v, or other octets", name, err)
+		}
+		if name == "smallest id and version" {
+			continue // without a description a cut behind a 0 looks like the end
+		}
+		for n := range b[:min(len(b), 400)] {
+			if _, err := records(migschema.NewReaderBytes(b[:n], nil)); !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("%s, %d octets of it: %v", name, n, err)
+			}
+		}
+	}
+}
+
+// TestStateLimit: typed state over the limit is not made.
+func TestStateLimit(t *testing.T) {
+	for limit, want := range map[int64]error{0: migschema.CodeLimit, 1: migschema.CodeLimit, 1 << 20: nil} {
+		d := migschema.NewDecoderBytes(fileVector(t, "file/all-arms"), nil)
+		for ev, err := range d.Events() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ev.Kind != migschema.EventState {
+				continue
+			}
+			if _, err := d.State(limit); !errors.Is(err, want) {
+				t.Errorf("limit %d: %v, want %v", limit, err, want)
+			}
+			break
+		}
+	}
+}
+
+// TestLookups ask for what is not there.
+func TestLookups(t *testing.T) {
+	r := migschema.NewReaderBytes(everyRecord(), nil)
+	if _, err := records(r); err != nil {
+		t.Fatal(err)
+	}
+	d := r.VMDesc()
+	if d.Device("dev", 1, 0) == nil || d.Device("dev", 1, 1) != nil || d.Device("dev", 2, 0) != nil || d.Device("other", 1, 0) != nil {
+		t.Error("devices of another name, instance or count")
+	}
+	m, err := migschema.ReadRAM(nowhere{}, bytes.NewReader(twoBlocks()), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for e := range m.Extents("other") {
+		t.Errorf("an extent %+v of no block", e)
+	}
+	n := 0
+	for range m.Extents("a") { // a caller may stop
+		n++
+		break
+	}
+	if data, zero := m.Sent("other"); data != 0 || zero != 0 || n != 1 {
+		t.Errorf("%d and %d pages of no block, %d extents", data, zero, n)
+	}
+}
