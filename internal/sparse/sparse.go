@@ -39,6 +39,14 @@ func PunchHole(f *os.File, off, n int64) error { return punchHole(f, off, n) }
 // it is shorter.
 func Reserve(f *os.File, off, n int64) error { return reserve(f, off, n) }
 
+// NoCopyOnWrite asks for what is written to f, which is empty, to take the place
+// of what was there, on file systems such as btrfs that write elsewhere.
+func NoCopyOnWrite(f *os.File) error { return noCopyOnWrite(f) }
+
+// ExtentSizeHint asks for space to be given to f in units of n bytes; 0 leaves
+// that to the file system. f is empty.
+func ExtentSizeHint(f *os.File, n uint32) error { return extentSizeHint(f, n) }
+
 // CopyRange lets the system copy n bytes of src at srcOff to dst at dstOff,
 // which it can do without reading them where the file system shares blocks
 // between files. It returns how many bytes it copied: fewer than n with an

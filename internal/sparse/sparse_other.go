@@ -17,6 +17,9 @@ func copyRange(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) (int64
 	return 0, no("copy", dst)
 }
 
+func noCopyOnWrite(f *os.File) error            { return no("ioctl", f) }
+func extentSizeHint(f *os.File, _ uint32) error { return no("ioctl", f) }
+
 func sharesBlocks(*os.File) bool { return false }
 
 func no(op string, f *os.File) error {

@@ -116,6 +116,26 @@ func TestReserve(t *testing.T) {
 	}
 }
 
+// Whether a file system follows these is its own affair; the file stays one that
+// can be used.
+func TestHints(t *testing.T) {
+	f := create(t, "hints")
+	can(t, sparse.NoCopyOnWrite(f))
+	for _, n := range []uint32{1 << 20, 0} {
+		can(t, sparse.ExtentSizeHint(f, n))
+	}
+	if _, err := f.WriteAt([]byte("x"), 0); err != nil {
+		t.Error(err)
+	}
+	f.Close()
+	if err := sparse.NoCopyOnWrite(f); err == nil {
+		t.Error("a closed file takes hints")
+	}
+	if err := sparse.ExtentSizeHint(f, 0); err == nil {
+		t.Error("a closed file takes hints")
+	}
+}
+
 func TestCopyRange(t *testing.T) {
 	src, dst := create(t, "src"), create(t, "dst")
 	r := rand.New(rand.NewPCG(difftest.Seed(t, 1), 0))
