@@ -43,6 +43,9 @@ func (c *command) amend(args []string) error {
 		}
 		switch o.name {
 		case "o":
+			if err := optionList(o.value); err != nil {
+				return err
+			}
 			lists = append(lists, o.value)
 		case "force":
 			force = true
@@ -68,7 +71,7 @@ func (c *command) amend(args []string) error {
 func (c *command) amendHelp(format string) error {
 	switch {
 	case createOptions(format) == nil:
-		return messagef("Unknown file format '%s'", format)
+		return unknownFormat(format)
 	case format != "qcow2":
 		return messagef("Format driver '%s' does not support option amendment", format)
 	}

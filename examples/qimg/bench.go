@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -66,6 +67,10 @@ func (b *benchmark) setOption(o option) (err error) {
 	}
 	bytes := func(what string, to *int64) error {
 		n, err := imgopen.ParseSize(o.value)
+		if errors.Is(err, imgopen.ErrSize) {
+			_, err = size(o.value, what)
+			return err
+		}
 		if err != nil || n > 1<<31-1 {
 			return messagef("Invalid %s specified", what)
 		}
@@ -85,13 +90,12 @@ func (b *benchmark) setOption(o option) (err error) {
 			return messagef("Invalid aio option: %s", o.value)
 		}
 	case "o":
-		if b.offset, err = imgopen.ParseSize(o.value); err != nil {
-			return message("Invalid offset specified")
-		}
+		b.offset, err = size(o.value, "offset")
+		return err
 	case "s":
 		return bytes("buffer size", &b.size)
 	case "S":
-		return bytes("step size", &b.step)
+		return bytes("step_size", &b.step)
 	case "w":
 		b.write = true
 	case "pattern":
@@ -159,8 +163,11 @@ func (c *command) request(img *imgopen.Image, b *benchmark) error {
 			return err
 		}
 		n, err := img.ReadAt(buf, off)
-		if err == io.EOF && n == len(buf) {
+		switch {
+		case err == io.EOF && n == len(buf):
 			err = nil
+		case err == io.EOF:
+			err = message("Input/output error")
 		}
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/virtfmt/virtfmt/examples/internal/imgopen"
 	"github.com/virtfmt/virtfmt/qcow2"
@@ -89,8 +90,11 @@ func (c *command) onBitmap(file, name string, b *bitmapRun) (err error) {
 
 func (c *command) bitmapAction(img, src *imgopen.Image, name string, a option, granularity int64) error {
 	im := img.Qcow2
-	if im == nil || src.Qcow2 == nil {
+	switch {
+	case im == nil:
 		return messagef("Images of format '%s' have no bitmaps", img.Format)
+	case src.Qcow2 == nil && a.name == "merge":
+		return messagef("Dirty bitmap '%s' not found", a.value)
 	}
 	var err error
 	switch a.name {
@@ -110,10 +114,21 @@ func (c *command) bitmapAction(img, src *imgopen.Image, name string, a option, g
 	switch {
 	case errors.Is(err, qcow2.ErrBitmapExists):
 		return messagef("Bitmap already exists: %s", name)
+	case errors.Is(err, qcow2.ErrNoBitmap) && a.name == "merge" && hasBitmap(im, name):
+		return messagef("Dirty bitmap '%s' not found", a.value)
 	case errors.Is(err, qcow2.ErrNoBitmap):
-		return fmt.Errorf("dirty bitmap not found: %w", err)
+		return messagef("Dirty bitmap '%s' not found", name)
+	case a.name == "add" && name == "":
+		return message("Bitmap name cannot be empty")
+	case a.name == "add" && errors.Is(err, qcow2.ErrLimit) && granularity != 0 && (granularity < 512 || granularity&(granularity-1) != 0 || granularity > 1<<31):
+		return message("Granularity must be power of 2 and at least 512")
 	}
 	return err
+}
+
+func hasBitmap(im *qcow2.Image, name string) bool {
+	all, err := im.Bitmaps()
+	return err == nil && slices.ContainsFunc(all, func(b qcow2.Bitmap) bool { return b.Name == name })
 }
 
 // bitmapObjects returns the bitmaps of an image for JSON.
@@ -139,7 +154,7 @@ func (v *conversion) checkBitmaps(images []*imgopen.Image) error {
 		return err
 	case len(images) > 1:
 		return message("Copying bitmaps only possible with single source")
-	case images[0].Qcow2 == nil:
+	case images[0].Qcow2 == nil || images[0].Qcow2.Header().Version < 3:
 		return message("Source lacks bitmap support")
 	case v.outFormat != "qcow2" && !v.targetOpts, create.get("compat") == "0.10", create.get("compat") == "v2":
 		return messagef("Format driver '%s' does not support bitmaps", v.outFormat)
@@ -178,7 +193,11 @@ func (c *command) bitmapsToTarget(v *conversion, src *qcow2.Image) (err error) {
 			c.warn(fmt.Sprintf("qimg: warning: Skipping inconsistent bitmap '%s'", b.Name))
 			continue
 		}
-		if err := dst.Qcow2.AddBitmap(b.Name, &qcow2.BitmapOptions{Granularity: b.Granularity, Disabled: !b.Enabled}); err != nil {
+		err := dst.Qcow2.AddBitmap(b.Name, &qcow2.BitmapOptions{Granularity: b.Granularity, Disabled: !b.Enabled})
+		if errors.Is(err, qcow2.ErrBitmapExists) {
+			err = messagef("Bitmap already exists: %s", b.Name)
+		}
+		if err != nil {
 			return messagef("Failed to create bitmap %s: %v", b.Name, err)
 		}
 		if err := dst.Qcow2.MergeBitmap(c.ctx, b.Name, src, b.Name); err != nil {

@@ -57,6 +57,9 @@ func (c *command) check(args []string) error {
 
 // checkImage checks an image and prints what it found.
 func (c *command) checkImage(name string, s *settings, fix repair) error {
+	if fix.any() && s.noLock {
+		return messagef("Could not open '%s': force-share=on can only be used with read-only images", name)
+	}
 	img, err := c.open(name, c.options(s))
 	if err != nil {
 		return err
@@ -72,6 +75,7 @@ func (c *command) checkImage(name string, s *settings, fix repair) error {
 		return checkFailed(message("Input/output error"))
 	}
 	if fix.any() {
+		c.printFindings(result)
 		o := c.options(s)
 		o.Write = true
 		fixed, err := c.repair(name, o, fix)

@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"io"
-	"path/filepath"
+	"os"
 
 	"github.com/virtfmt/virtfmt/examples/internal/imgopen"
 	"github.com/virtfmt/virtfmt/internal/block"
@@ -70,9 +70,10 @@ func (c *command) findBase(name string, s *settings, base string) (depth int, er
 		}
 		return 1, nil
 	}
+	fi, missing := os.Stat(base)
 	for depth, layer := 1, img.Below; layer != nil; depth, layer = depth+1, layer.Below {
-		above := img.Layer(depth - 1)
-		if backingName(above) == base || filepath.Clean(layer.Path) == filepath.Clean(base) {
+		own, err := os.Stat(layer.Path)
+		if backingName(img.Layer(depth-1)) == base || err == nil && missing == nil && os.SameFile(fi, own) {
 			return depth, nil
 		}
 	}

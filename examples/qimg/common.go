@@ -37,6 +37,9 @@ func (s *settings) set(o option) (bool, error) {
 	case "h":
 		return true, errHelp
 	case "f":
+		if o.value == "" { // does not stand for whatever the image looks like
+			return true, message("Unknown driver ''")
+		}
 		s.format = o.value
 	case "image-opts":
 		s.imageOpts = true
@@ -93,6 +96,16 @@ func (c *command) writing(s *settings) *imgopen.Options {
 	o.Write = true
 	o.SetCache(s.cache)
 	return o
+}
+
+// innermost returns what an error of opening an image says without the names of
+// the image, of which the last may be that of the file.
+func innermost(err error) error {
+	var outer, inner *imgopen.Error
+	if errors.As(err, &outer) && errors.As(outer.Err, &inner) {
+		return inner
+	}
+	return err
 }
 
 var errExclusive error = message("--image-opts and --format are mutually exclusive")

@@ -88,6 +88,7 @@ func (v *conversion) set(o option) (err error) {
 		v.compress = true
 	case "o":
 		v.options = append(v.options, o.value)
+		err = optionList(o.value)
 	case "S":
 		if v.sparse, err = size(o.value, "buffer size for sparse output"); err == nil && (v.sparse%512 != 0 || v.sparse > 16<<20) {
 			err = message("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to 16777216. " +

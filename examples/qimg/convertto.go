@@ -19,7 +19,7 @@ import (
 func (c *command) write(v *conversion, src block.Disk) error {
 	if v.compress && v.outFormat != "qcow2" && !v.targetOpts {
 		if createOptions(v.outFormat) == nil {
-			return messagef("Unknown file format '%s'", v.outFormat)
+			return unknownFormat(v.outFormat)
 		}
 		return errCompression
 	}
@@ -101,7 +101,10 @@ func (c *command) encode(v *conversion, create *createValues, src block.Disk, p 
 	if err != nil {
 		return v.convertingError(err)
 	}
-	f, err := makeFile(path)
+	if err := checkFile(create); err != nil {
+		return v.convertingError(err)
+	}
+	f, err := c.makeFile(path, create)
 	if err != nil {
 		return v.convertingError(err)
 	}
@@ -121,7 +124,7 @@ func (c *command) encode(v *conversion, create *createValues, src block.Disk, p 
 		defer closing(d.file, &err)
 		w, flush = d, d.flush
 	}
-	if !isRegular(f) { // a device cannot be made to end with the image
+	if !isRegular(f.File) { // a device cannot be made to end with the image
 		w = struct{ io.WriteSeeker }{w}
 	}
 	if err := qcow2.Encode(c.ctx, w, src, e); err != nil {
@@ -143,7 +146,10 @@ func (v *conversion) sync(s interface{ Sync() error }) error {
 
 // writeNew makes an image and copies the disk to it.
 func (c *command) writeNew(v *conversion, create *createValues, src block.Disk, p *progress) error {
-	if v.compress {
+	switch {
+	case v.compress && (create.on("encryption") || create.get("encrypt.format") != ""):
+		return message("Compression and encryption not supported at the same time")
+	case v.compress:
 		return message("error while writing at byte 0: Operation not supported")
 	}
 	path, err := imgopen.Path(v.target)

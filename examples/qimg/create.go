@@ -33,6 +33,9 @@ func (c *command) create(args []string) error {
 		case "b":
 			backing = o.value
 		case "o":
+			if err := optionList(o.value); err != nil {
+				return err
+			}
 			lists = append(lists, o.value)
 		case "u":
 			unsafe = true
@@ -87,9 +90,17 @@ func (c *command) create(args []string) error {
 // optionHelp prints the options of a format.
 func (c *command) optionHelp(format string, file bool) error {
 	if createOptions(format) == nil {
-		return messagef("Unknown file format '%s'", format)
+		return unknownFormat(format)
 	}
 	return c.printOptions(format, file)
+}
+
+// unknownFormat refuses a format.
+func unknownFormat(format string) error {
+	if imgopen.Foreign(format) {
+		return messagef("Format '%s' is not supported", format)
+	}
+	return messagef("Unknown file format '%s'", format)
 }
 
 // newValues parses what -o says for a format that can be written.
@@ -98,7 +109,7 @@ func newValues(format string, lists []string) (*createValues, error) {
 		if format == "vma" {
 			return nil, messagef("Format driver '%s' does not support image creation", format)
 		}
-		return nil, messagef("Unknown file format '%s'", format)
+		return nil, unknownFormat(format)
 	}
 	return parseCreate(format, lists)
 }
@@ -159,10 +170,13 @@ func (c *command) lookAtBacking(v *createValues, path, format string, s *setting
 	return nil
 }
 
-// parseNumber parses a number that may be hexadecimal.
+// parseNumber parses a number that may be hexadecimal or, after a 0, octal.
 func parseNumber(s string) (int64, error) {
-	if strings.HasPrefix(s, "0x") {
+	switch {
+	case strings.HasPrefix(s, "0x"), strings.HasPrefix(s, "0X"):
 		return strconv.ParseInt(s[2:], 16, 64)
+	case len(s) > 1 && s[0] == '0':
+		return strconv.ParseInt(s, 8, 64)
 	}
 	return strconv.ParseInt(s, 10, 64)
 }

@@ -112,6 +112,14 @@ type createValues struct {
 	value  map[string]string // numbers in decimal, booleans on or off
 }
 
+// optionList holds that an argument of -o is a list that means something.
+func optionList(text string) error {
+	if end := len(text) - len(strings.TrimRight(text, ",")); text == "" || text[0] == ',' || end%2 == 1 {
+		return messagef("Invalid option list: %s", text)
+	}
+	return nil
+}
+
 // wantsHelp reports whether a list of options asks which there are.
 func wantsHelp(lists []string) bool {
 	for _, l := range lists {
@@ -166,7 +174,7 @@ func (v *createValues) set(p imgopen.Pair) error {
 		}
 		p.Value = fmt.Sprint(n)
 	case isBool:
-		if p.Value != "on" && p.Value != "off" {
+		if _, ok := imgopen.Switch(p.Value); !ok {
 			return messagef("Parameter '%s' expects 'on' or 'off'", o.name)
 		}
 	case isNumber:
@@ -193,7 +201,10 @@ func (v *createValues) get(name string) string {
 	return ""
 }
 
-func (v *createValues) on(name string) bool { return v.get(name) == "on" }
+func (v *createValues) on(name string) bool {
+	on, _ := imgopen.Switch(v.get(name))
+	return on
+}
 
 // number returns the value of a size or a number. It has been parsed before.
 func (v *createValues) number(name string) int64 {

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 )
 
 // A command is one run of the program.
@@ -129,6 +130,9 @@ func (c *command) dispatch(args []string) error {
 	}
 	all := subcommands()
 	i := slices.IndexFunc(all, func(s subcommand) bool { return s.name == args[0] })
+	if i < 0 && strings.HasPrefix(args[0], "-") {
+		return usageError("unrecognized option '" + args[0] + "'")
+	}
 	if i < 0 {
 		return usageError("Command not found: " + args[0])
 	}

@@ -83,7 +83,7 @@ func split(img *imgopen.Image, x block.Extent, inHoles bool) iter.Seq2[status, e
 		switch {
 		case layer.Data != "":
 			s.file = layer.Data
-		case layer.Raw != nil && x.Kind == block.Unallocated: // the end of the last sector
+		case layer.Raw != nil && x.Kind == block.Unallocated && x.Length < 512: // the end of the last sector
 			s.present, s.offset = true, x.Start
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 
@@ -35,6 +36,9 @@ func (c *command) measure(args []string) error {
 		case o.name == "l":
 			m.snapshot, m.hasSnap = o.value, true
 		case o.name == "o":
+			if err = optionList(o.value); err != nil {
+				return err
+			}
 			m.options = append(m.options, o.value)
 		case o.name == "O":
 			m.outFormat = o.value
@@ -83,7 +87,13 @@ func (c *command) measureImage(m *measuring, name string) (err error) {
 // measureDisk prints how large an image of a disk becomes, or if src is nil of
 // an empty one.
 func (c *command) measureDisk(m *measuring, src block.Disk) error {
+	if imgopen.Foreign(m.outFormat) {
+		return messagef("Block driver '%s' does not support size measurement", m.outFormat)
+	}
 	v, err := newValues(m.outFormat, m.options)
+	if err != nil && createOptions(m.outFormat) != nil {
+		err = messagef("%v\nInvalid options for file format '%s'", err, m.outFormat)
+	}
 	if err != nil {
 		return err
 	}
@@ -99,14 +109,22 @@ func (c *command) measureDisk(m *measuring, src block.Disk) error {
 		if s := v.get("compat"); s != "" && s != "0.10" && s != "1.1" {
 			return messagef("Invalid compatibility level: '%s'", s)
 		}
-		if v.get("data_file") != "" { // it counts as a part of the image
-			delete(v.value, "data_file")
+		delete(v.value, "data_file") // it counts as a part of the image
+		delete(v.value, "data_file_raw")
+		if v.get("encrypt.format") == "aes" || v.on("encryption") { // takes no space
+			delete(v.value, "encrypt.format")
+			delete(v.value, "encryption")
+			delete(v.value, "encrypt.key-secret")
 		}
 		o, err := c.qcow2Options(v, m.secrets)
 		if err != nil {
 			return err
 		}
-		if r, err = c.measureQcow2(m, src, o); err != nil {
+		r, err = c.measureQcow2(m, src, o)
+		if errors.Is(err, qcow2.ErrLimit) {
+			err = message("The image size is too large (try using a larger cluster size)")
+		}
+		if err != nil {
 			return err
 		}
 	default:

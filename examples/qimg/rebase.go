@@ -73,7 +73,7 @@ func (c *command) rebaseImage(name string, r *rebasing) (err error) {
 	}
 	im, ok := img.Disk.(rebaser)
 	switch {
-	case r.backingFormat != "" && createOptions(r.backingFormat) == nil && r.backingFormat != "vma":
+	case r.backingFormat != "" && createOptions(r.backingFormat) == nil && r.backingFormat != "vma" && !imgopen.Foreign(r.backingFormat):
 		return messagef("Invalid format name: '%s'", r.backingFormat)
 	case !ok:
 		return refused(message("Operation not supported"))
@@ -86,7 +86,7 @@ func (c *command) rebaseImage(name string, r *rebasing) (err error) {
 		below := c.options(&settings{format: r.backingFormat, noLock: r.noLock, secrets: r.secrets, srcCache: r.srcCache})
 		b, err := imgopen.Open(imgopen.Resolve(img.Path, r.backing), below)
 		if err != nil {
-			return messagef("Could not open new backing file '%s': %v", r.backing, err)
+			return messagef("Could not open new backing file '%s': %v", r.backing, innermost(err))
 		}
 		if err := b.Close(); err != nil {
 			return err

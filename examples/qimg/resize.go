@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"math"
 	"os"
 	"strings"
 
@@ -59,7 +60,11 @@ func (c *command) resize(args []string) error {
 	if strings.HasPrefix(text, "+") || strings.HasPrefix(text, "-") {
 		n.sign, text = text[0], text[1:]
 	}
-	if n.bytes, err = imgopen.ParseSize(text); err != nil {
+	n.bytes, err = imgopen.ParseSize(text)
+	switch {
+	case errors.Is(err, imgopen.ErrSizeRange):
+		n.bytes = math.MaxInt64
+	case err != nil:
 		return message("Parameter 'size' expects a non-negative number below 2^64\n" +
 			"Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.")
 	}
@@ -85,7 +90,7 @@ func (c *command) resizeImage(name string, s *settings, n newSize) (err error) {
 		size = old - n.bytes
 	}
 	switch {
-	case size <= 0:
+	case size <= 0 || n.bytes == math.MaxInt64:
 		return message("New image size must be positive")
 	case size <= old && n.prealloc != qcow2.PreallocateOff:
 		return message("Preallocation can only be used for growing images")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -12,7 +13,7 @@ import (
 // snapshot runs "qimg snapshot".
 func (c *command) snapshot(args []string) error {
 	var s settings
-	action, name := "l", ""
+	action, name := "", ""
 	opts, operands, err := parse(args, "la:c:d:qU", "object: image-opts force-share=U")
 	if err != nil {
 		return err
@@ -33,7 +34,7 @@ func (c *command) snapshot(args []string) error {
 	if err != nil {
 		return err
 	}
-	if action != "l" && s.noLock {
+	if action != "l" && action != "" && s.noLock {
 		return messagef("Could not open '%s': force-share=on can only be used with read-only images", file)
 	}
 	return c.onSnapshots(file, &s, action, name)
@@ -41,7 +42,7 @@ func (c *command) snapshot(args []string) error {
 
 func (c *command) onSnapshots(file string, s *settings, action, name string) (err error) {
 	o := c.writing(s)
-	o.Write = action != "l"
+	o.Write = action != "l" && action != ""
 	img, err := c.open(file, o)
 	if err != nil {
 		return err
@@ -59,6 +60,8 @@ func (c *command) onSnapshots(file string, s *settings, action, name string) (er
 		return nil
 	}
 	switch action {
+	case "": // without an action the image is only opened, as by qemu-img
+		return nil
 	case "c":
 		_, err = img.Qcow2.CreateSnapshot(c.ctx, name, nil)
 		return snapshotError("create", name, err)
@@ -89,8 +92,11 @@ func (c *command) deleteSnapshot(im *qcow2.Image, name string) error {
 }
 
 func snapshotError(verb, name string, err error) error {
-	if err == nil {
+	switch {
+	case err == nil:
 		return nil
+	case errors.Is(err, qcow2.ErrNoSnapshot):
+		err = message("Failed to load snapshot: No such file or directory")
 	}
 	return messagef("Could not %s snapshot '%s': %v", verb, name, err)
 }

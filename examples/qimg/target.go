@@ -1,9 +1,13 @@
 package main
 
 import (
+	"errors"
 	"io"
+	"io/fs"
 	"math"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/virtfmt/virtfmt/examples/internal/imgopen"
@@ -15,21 +19,75 @@ import (
 	"github.com/virtfmt/virtfmt/qed"
 )
 
+// A newFile is one that an image is made in.
+type newFile struct {
+	*os.File
+	created bool // it was not there
+}
+
 // makeFile makes a file empty that is there, unless somebody uses it, or makes
 // a new one.
-func makeFile(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+func (c *command) makeFile(name string, v *createValues) (_ *newFile, err error) {
+	f, err := openNew(name)
 	if err != nil {
 		return nil, messagef("Could not create '%s': %v", name, imgopen.Reason(err))
 	}
-	if err := imagelock.Lock(f, true); err != nil {
-		f.Close()
+	defer func() {
+		if err != nil {
+			f.abandon()
+		}
+	}()
+	if err := imagelock.Lock(f.File, true); err != nil {
 		return nil, messagef("Failed to get \"write\" lock: %v\nIs another process using the image [%s]?", err, name)
 	}
 	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
 		return f, err // a device keeps its size
 	}
-	return f, f.Truncate(0)
+	if err := f.Truncate(0); err != nil {
+		return nil, err
+	}
+	c.hint(f.File, v)
+	return f, nil
+}
+
+// openNew opens a file for writing, which it makes if need be.
+func openNew(name string) (*newFile, error) {
+	// A FIFO or a socket holds no image, and might block.
+	if fi, err := os.Stat(name); err == nil && fi.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) != 0 {
+		return nil, message("not a regular file")
+	}
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) { // or a link to nowhere
+		f, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+		return &newFile{File: f}, err
+	}
+	return &newFile{f, true}, err
+}
+
+// abandon closes a file that could not be made, and removes it if it was not
+// there before.
+func (f *newFile) abandon() {
+	f.Close()
+	if f.created {
+		os.Remove(f.Name())
+	}
+}
+
+// standardHint is how space is given to a new file where nothing else is said.
+const standardHint = 1 << 20
+
+// hint tells the file system how a new file is used. It need not listen.
+func (c *command) hint(f *os.File, v *createValues) {
+	if v.on("nocow") {
+		sparse.NoCopyOnWrite(f)
+	}
+	n, given := int64(standardHint), false
+	if _, given = v.value["extent_size_hint"]; given {
+		n = v.number("extent_size_hint")
+	}
+	if err := sparse.ExtentSizeHint(f, uint32(min(n, math.MaxUint32))); err != nil && given {
+		c.warn("qimg: warning: Failed to set extent size hint: Operation not supported")
+	}
 }
 
 // storage returns the file that an image is made in.
@@ -53,15 +111,47 @@ func (c *command) makeImage(path string, v *createValues, secrets imgopen.Secret
 		if q, err = c.qcow2Options(v, secrets); err != nil {
 			return err
 		}
+		if _, err := qcow2.Measure(v.number("size"), q); errors.Is(err, qcow2.ErrLimit) {
+			return message("The image size is too large for file format 'qcow2' (try using a larger cluster size)")
+		}
 	}
-	f, err := makeFile(path)
+	if err := checkFile(v); err != nil {
+		return err
+	}
+	f, err := c.makeFile(path, v)
 	if err != nil {
 		return err
 	}
-	defer closing(f, &err)
+	if err := c.fill(f.File, v, q); err != nil {
+		f.abandon()
+		return err
+	}
+	return f.Close()
+}
+
+// checkFile holds that the options of the file that an image lies in can be.
+func checkFile(v *createValues) error {
+	if v.number("extent_size_hint") > math.MaxUint32 {
+		return message("Extent size hint is too large")
+	}
+	if v.format == "qcow2" {
+		return nil
+	}
+	switch mode := v.get("preallocation"); mode {
+	case "", "off", "falloc", "full":
+	case "metadata":
+		return messagef("Unsupported preallocation mode: %s", mode)
+	default:
+		return messagef("invalid parameter value: %s", mode)
+	}
+	return nil
+}
+
+// fill makes an image in a file that is empty.
+func (c *command) fill(f *os.File, v *createValues, q *qcow2.CreateOptions) (err error) {
 	switch v.format {
 	case "qcow2":
-		err = makeQcow2(f, v, q)
+		err = c.makeQcow2(f, v, q)
 	case "qed":
 		var img *qed.Image
 		img, err = qed.Create(storage(f), v.number("size"), &qed.CreateOptions{
@@ -79,13 +169,6 @@ func (c *command) makeImage(path string, v *createValues, secrets imgopen.Secret
 
 // makeRaw gives a file its size, and its space as the mode says.
 func makeRaw(f *os.File, size int64, mode string) error {
-	switch mode {
-	case "", "off", "falloc", "full":
-	case "metadata":
-		return messagef("Unsupported preallocation mode: %s", mode)
-	default:
-		return messagef("Parameter 'preallocation' does not accept value '%s'", mode)
-	}
 	if err := f.Truncate(size); err != nil && size > 0 {
 		if fi, serr := f.Stat(); serr != nil || fi.Mode().IsRegular() {
 			return err
@@ -120,13 +203,19 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func makeQcow2(f *os.File, v *createValues, o *qcow2.CreateOptions) (err error) {
+func (c *command) makeQcow2(f *os.File, v *createValues, o *qcow2.CreateOptions) (err error) {
 	if o.DataFile != "" {
-		data, err := makeFile(o.DataFile)
+		data, err := c.makeFile(o.DataFile, v)
 		if err != nil {
 			return err
 		}
-		defer closing(data, &err)
+		defer func() {
+			if err != nil {
+				data.abandon()
+			} else {
+				err = data.Close()
+			}
+		}()
 		if err := data.Truncate(align.Up(v.number("size"), 512)); err != nil {
 			return err
 		}
@@ -147,9 +236,11 @@ func (c *command) qcow2Options(v *createValues, secrets imgopen.Secrets) (*qcow2
 		BackingFile: v.get("backing_file"), BackingFormat: v.get("backing_fmt"),
 		DataFile: v.get("data_file"), DataFileRaw: v.on("data_file_raw"),
 	}
+	compat, givenCompat := v.value["compat"]
+	mode, givenMode := v.value["preallocation"]
 	var ok bool
-	if o.Version, ok = map[string]int{"": 3, "0.10": 2, "v2": 2, "1.1": 3, "v3": 3}[v.get("compat")]; !ok {
-		return nil, messagef("Parameter 'version' does not accept value '%s'", v.get("compat"))
+	if o.Version, ok = map[string]int{"": 3, "0.10": 2, "v2": 2, "1.1": 3, "v3": 3}[compat]; !ok || givenCompat && compat == "" {
+		return nil, messagef("Parameter 'version' does not accept value '%s'", compat)
 	}
 	if o.CompressionType, ok = map[string]qcow2.CompressionType{"zlib": qcow2.CompressionDeflate, "zstd": qcow2.CompressionZstd}[v.get("compression_type")]; !ok {
 		return nil, messagef("Parameter 'compression-type' does not accept value '%s'", v.get("compression_type"))
@@ -157,23 +248,49 @@ func (c *command) qcow2Options(v *createValues, secrets imgopen.Secrets) (*qcow2
 	o.Preallocation, ok = map[string]qcow2.Preallocation{
 		"": qcow2.PreallocateOff, "off": qcow2.PreallocateOff, "metadata": qcow2.PreallocateMetadata,
 		"falloc": qcow2.PreallocateFalloc, "full": qcow2.PreallocateFull,
-	}[v.get("preallocation")]
-	if !ok {
-		return nil, messagef("Parameter 'preallocation' does not accept value '%s'", v.get("preallocation"))
+	}[mode]
+	if !ok || givenMode && mode == "" {
+		return nil, messagef("Parameter 'preallocation' does not accept value '%s'", mode)
 	}
-	switch {
-	case o.BackingFormat != "" && o.BackingFile == "":
-		return nil, message("Backing format cannot be used without backing file")
-	case o.ClusterSize == 0 || o.ClusterSize&(o.ClusterSize-1) != 0:
-		return nil, message("Cluster size must be a power of two between 512 and 2048k")
-	case o.RefcountBits == 0:
-		return nil, message("Refcount width must be a power of two and may not exceed 64 bits")
-	case o.DataFileRaw && o.DataFile == "":
-		return nil, message("data-file-raw requires data-file")
+	if err := checkQcow2(v, o); err != nil {
+		return nil, err
 	}
 	var err error
 	o.Encrypt, err = c.encryptOptions(v, secrets)
 	return o, err
+}
+
+// checkQcow2 refuses what cannot be together, in the words of qemu-img.
+func checkQcow2(v *createValues, o *qcow2.CreateOptions) error {
+	const only = "only supported with compatibility level 1.1 and above (use version=v3 or greater)"
+	_, hasData := v.value["data_file"]
+	switch {
+	case o.BackingFormat != "" && o.BackingFile == "":
+		return message("Backing format cannot be used without backing file")
+	case o.ClusterSize < 512 || o.ClusterSize > 2<<20 || o.ClusterSize&(o.ClusterSize-1) != 0:
+		return message("Cluster size must be a power of two between 512 and 2048k")
+	case o.Version < 3 && o.ExtendedL2:
+		return message("Extended L2 entries are " + only)
+	case o.ExtendedL2 && o.ClusterSize < 16<<10:
+		return message("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes")
+	case o.Version < 3 && o.LazyRefcounts:
+		return message("Lazy refcounts " + only)
+	case o.RefcountBits <= 0 || o.RefcountBits > 64 || o.RefcountBits&(o.RefcountBits-1) != 0:
+		return message("Refcount width must be a power of two and may not exceed 64 bits")
+	case o.Version < 3 && o.RefcountBits != 16:
+		return message("Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)")
+	case o.DataFileRaw && !hasData:
+		return message("data-file-raw requires data-file")
+	case o.DataFileRaw && o.BackingFile != "":
+		return message("Backing file and data-file-raw cannot be used at the same time")
+	case o.Version < 3 && hasData:
+		return message("External data files are " + only)
+	case o.Version < 3 && o.CompressionType != qcow2.CompressionDeflate:
+		return message("Non-zlib compression type is " + only)
+	case hasData && o.DataFile == "":
+		return message("Could not create '': No such file or directory")
+	}
+	return nil
 }
 
 // encryptOptions returns how a new image is to be encrypted, or nil.
@@ -183,7 +300,20 @@ func (c *command) encryptOptions(v *createValues, secrets imgopen.Secrets) (*qco
 		format = "aes"
 	}
 	if format == "" {
+		for _, o := range qcow2CryptOptions() {
+			if _, ok := v.value[o.name]; ok && o.name != "encryption" {
+				return nil, message("Parameter 'encrypt.format' is missing")
+			}
+		}
 		return nil, nil
+	}
+	for name, words := range map[string]string{
+		"cipher-alg": "aes-128 aes-192 aes-256 des 3des cast5-128 serpent-128 serpent-192 serpent-256 twofish-128 twofish-192 twofish-256", "cipher-mode": "ecb cbc xts ctr",
+		"ivgen-alg": "plain plain64 essiv", "ivgen-hash-alg": "md5 sha1 sha224 sha256 sha384 sha512 ripemd160", "hash-alg": "md5 sha1 sha224 sha256 sha384 sha512 ripemd160",
+	} {
+		if value, ok := v.value["encrypt."+name]; ok && !slices.Contains(strings.Fields(words), value) {
+			return nil, messagef("Parameter '%s' does not accept value '%s'", name, value)
+		}
 	}
 	o := &qcow2.EncryptOptions{
 		Cipher: v.get("encrypt.cipher-alg"), CipherMode: v.get("encrypt.cipher-mode"), IVGen: v.get("encrypt.ivgen-alg"),

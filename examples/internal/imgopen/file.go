@@ -44,6 +44,9 @@ func rawOf(f File, size int64) block.Disk {
 	if h, ok := f.(interface{ holed() *os.File }); ok {
 		return holedDisk{d, block.Raw(h.holed(), size)}
 	}
+	if inner, ok := f.(imageFile); ok {
+		return holedDisk{d, inner.img}
+	}
 	return d
 }
 
@@ -57,6 +60,14 @@ func (d holedDisk) HostFile(int) io.ReaderAt { return nil } // what it is read b
 
 func (d holedDisk) Extents(off, n int64) iter.Seq2[block.Extent, error] {
 	return d.holes.Extents(off, n)
+}
+
+// ClusterSize returns the unit in which the disk is stored, or 0.
+func (d holedDisk) ClusterSize() int64 {
+	if c, ok := d.holes.(block.Clusterer); ok {
+		return c.ClusterSize()
+	}
+	return 0
 }
 
 // A guarded file was taken for a raw image because of how it begins, and must

@@ -58,9 +58,13 @@ func find(given options, o *Options, chain []os.FileInfo) (*Source, error) {
 	return s, nil
 }
 
+// Foreign reports whether QEMU's tools have a format or a protocol that this
+// package has not.
+func Foreign(driver string) bool { return slices.Contains(foreignDrivers(), driver) }
+
 // unknownDriver refuses a driver.
 func unknownDriver(name string) error {
-	if slices.Contains(foreignDrivers(), name) {
+	if Foreign(name) {
 		return messagef("Driver '%s' is not supported", name)
 	}
 	return messagef("Unknown driver '%s'", name)
@@ -72,7 +76,7 @@ func foreignDrivers() []string {
 	return []string{
 		"blkdebug", "blklogwrites", "blkreplay", "blkverify", "bochs", "cloop", "compress", "copy-before-write", "copy-on-read", "dmg", "ftp", "ftps", "gluster",
 		"host_cdrom", "http", "https", "io_uring", "iscsi", "luks", "nbd", "nfs", "null-aio", "null-co", "nvme", "nvme-io_uring", "parallels", "preallocate", "qcow",
-		"quorum", "raw", "rbd", "replication", "snapshot-access", "ssh", "throttle", "vdi", "vhdx", "virtio-blk-vfio-pci", "virtio-blk-vhost-user",
+		"quorum", "rbd", "replication", "snapshot-access", "ssh", "throttle", "vdi", "vhdx", "virtio-blk-vfio-pci", "virtio-blk-vhost-user",
 		"virtio-blk-vhost-vdpa", "vmdk", "vpc", "vvfat",
 	}
 }

@@ -2,7 +2,6 @@ package imgopen
 
 import (
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
@@ -48,7 +47,7 @@ func parseFilename(name string) (options, error) {
 		}
 		o.value["driver"], o.value["device"], o.value["file.filename"] = "vma", device, archive
 	default:
-		if driver, _, _ := strings.Cut(proto, "+"); driver == "fat" || slices.Contains(foreignDrivers(), driver) {
+		if driver, _, _ := strings.Cut(proto, "+"); driver == "fat" || Foreign(driver) {
 			return o, messagef("Protocol '%s' is not supported", proto)
 		}
 		return o, messagef("Unknown protocol '%s'", proto)
