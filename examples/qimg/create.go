@@ -148,7 +148,7 @@ func (c *command) settle(v *createValues, name, size string, s *settings, unsafe
 // lookAtBacking holds that a backing file can be opened, and takes its size.
 func (c *command) lookAtBacking(v *createValues, path, format string, s *settings) error {
 	o := c.options(s)
-	o.Format = format
+	o.Format, o.NoLock = format, true // an image that is in use can get an overlay
 	b, err := imgopen.Open(path, o)
 	if err != nil {
 		var oe *imgopen.Error

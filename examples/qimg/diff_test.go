@@ -39,7 +39,7 @@ func newPair(t *testing.T) *pair {
 	p.ours = side{t.TempDir(), func(dir string, args []string) difftest.Result {
 		t.Chdir(dir)
 		var out, errs bytes.Buffer
-		c := &command{context.Background(), strings.NewReader(""), &out, &errs}
+		c := &command{ctx: context.Background(), stdin: strings.NewReader(""), stdout: &out, stderr: &errs}
 		code := c.main(args)
 		return difftest.Result{Code: code, Stdout: out.Bytes(), Stderr: errs.Bytes()}
 	}}

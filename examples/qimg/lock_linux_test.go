@@ -28,7 +28,7 @@ func TestInUse(t *testing.T) {
 	}
 	for line, want := range map[string]int{
 		"info x": 1, "info -U x": 0, "map x": 1, "map -U x": 0, "check x": 1, "check -U x": 0, "compare x e.qed": 2, "compare -U x e.qed": 0,
-		"convert x z": 1, "convert -U x z": 0, "create -f qcow2 x 2M": 1, "create r.raw 2M": 1, "convert -O qcow2 -U e.qed x": 1,
+		"convert x z": 1, "convert -U x z": 0, "create -f qcow2 x 2M": 1, "create r.raw 2M": 1, "create -f qcow2 -b x -F qcow2 over2": 0, "convert -O qcow2 -U e.qed x": 1,
 		"convert -U -n e.qed r.raw": 1, "resize x 2M": 1, "resize -f raw r.raw 2M": 1, "resize e.qed 2M": 1, "snapshot -c a x": 1,
 		"info over": 0, "map over": 1, "map -U over": 0, "commit over": 1, "dd if=e.qed of=z": 1, "dd -U if=e.qed of=x": 1, "bench -c 1 x": 1,
 	} {

@@ -25,6 +25,7 @@ type command struct {
 	ctx            context.Context
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	asked          <-chan os.Signal // asks how far it is
 }
 
 // A subcommand is what the first argument names.
@@ -64,7 +65,7 @@ const exitInterrupted = 130
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	c := &command{ctx, os.Stdin, os.Stdout, os.Stderr}
+	c := &command{ctx: ctx, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, asked: askedForProgress()}
 	code := c.main(os.Args[1:])
 	if code != 0 && ctx.Err() != nil {
 		code = exitInterrupted
@@ -90,14 +91,34 @@ func (e usageError) Error() string { return string(e) }
 // errHelp asks for the help.
 var errHelp = errors.New("help")
 
-// main runs a command line and returns the exit code.
-func (c *command) main(args []string) int {
-	err := c.dispatch(args)
-	if err == nil {
-		return 0
+// An output is what a command prints to. It keeps the first error.
+type output struct {
+	io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if o.err == nil {
+		o.err = err
 	}
+	return n, err
+}
+
+// main runs a command line and returns the exit code. Output that is lost is an
+// error.
+func (c *command) main(args []string) int {
+	out := &output{Writer: c.stdout}
+	c.stdout = out
+	err := c.dispatch(args)
 	if errors.Is(err, errHelp) {
 		c.help()
+		err = nil
+	}
+	if err == nil {
+		err = out.err
+	}
+	if err == nil {
 		return 0
 	}
 	code := 1

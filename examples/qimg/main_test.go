@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 func qimg(t *testing.T, line string) (stdout string, code int) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	c := &command{context.Background(), strings.NewReader(""), &out, &errs}
+	c := &command{ctx: context.Background(), stdin: strings.NewReader(""), stdout: &out, stderr: &errs}
 	code = c.main(words(line))
 	if errs.Len() > 0 {
 		t.Logf("%s: %s", line, &errs)

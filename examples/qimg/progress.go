@@ -16,16 +16,20 @@ type progress struct {
 	bar  bool
 	mu   sync.Mutex // guards what follows
 	last float64    // percent shown
+	done float64    // percent
 	at   time.Time
 }
 
 func (c *command) newProgress(s *settings) *progress {
 	p := &progress{}
 	if !s.progress || s.quiet {
+		if c.asked != nil {
+			go p.tell(c.asked, c.stderr)
+		}
 		return p
 	}
 	p.w = c.stdout
-	if f, ok := c.stdout.(*os.File); ok {
+	if f, ok := c.stdout.(*output).Writer.(*os.File); ok {
 		fi, err := f.Stat()
 		p.bar = err == nil && fi.Mode()&os.ModeCharDevice != 0
 	}
@@ -35,14 +39,27 @@ func (c *command) newProgress(s *settings) *progress {
 
 // show shows that so much is done.
 func (p *progress) show(done, total int64) {
-	if p.w == nil || total == 0 {
+	if total == 0 {
 		return
 	}
 	percent := float64(done) * 100 / float64(total)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.done = percent
+	if p.w == nil {
+		return
+	}
 	if percent-p.last >= 1 && (!p.bar || time.Since(p.at) > 50*time.Millisecond) {
 		p.print(percent)
+	}
+}
+
+// tell prints how far it is whenever somebody asks.
+func (p *progress) tell(asked <-chan os.Signal, w io.Writer) {
+	for range asked {
+		p.mu.Lock()
+		fmt.Fprintf(w, "    (%3.2f/100%%)\n", p.done)
+		p.mu.Unlock()
 	}
 }
 
