@@ -270,6 +270,7 @@ func (im *Image) newTable(off hostOff, virgin bool) error {
 	defer im.mu.Unlock()
 	im.tables.Drop(int64(off), im.clusterSize())
 	im.meta.add(im.cluster(off), 1)
+	im.tablesEnd = max(im.tablesEnd, off+hostOff(im.clusterSize()))
 	return nil
 }
 

@@ -111,7 +111,9 @@ type Image struct {
 	active   *root
 	meta     clusterSet // the clusters that hold metadata, once started
 	unlinked []freed    // by the tables in memory, not yet in the file
-	views    map[*SnapshotDisk]struct{}
+	// tablesEnd is how long the file has to be for the tables that were made.
+	tablesEnd hostOff
+	views     map[*SnapshotDisk]struct{}
 
 	bitmaps bitmaps // its lock comes last
 }

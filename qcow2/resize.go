@@ -312,6 +312,9 @@ func (im *Image) trimFile(ctx context.Context) error {
 	}
 	im.length.Store(int64(im.clusterOff(last)))
 	im.refs.end = min(im.refs.end, last)
+	im.mu.Lock()
+	im.tablesEnd = min(im.tablesEnd, im.clusterOff(last))
+	im.mu.Unlock()
 	im.unsynced.Store(true)
 	return nil
 }

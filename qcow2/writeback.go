@@ -53,8 +53,9 @@ func (im *Image) Sync() error {
 // A cut is what was changed up to one moment.
 type cut struct {
 	*tablecache.Batch
-	hdr      *Header
-	unlinked []freed
+	hdr       *Header
+	tablesEnd hostOff
+	unlinked  []freed
 }
 
 // takeCut takes what was changed, up to a stage.
@@ -71,7 +72,7 @@ func (im *Image) takeCut(last int) cut {
 		im.refs.table.AddTo(c.Batch, stageRefTable)
 	}
 	im.active.l1.AddTo(c.Batch, stageMapping)
-	c.hdr = im.hdr.clone()
+	c.hdr, c.tablesEnd = im.hdr.clone(), im.tablesEnd
 	c.unlinked, im.unlinked = im.unlinked, nil
 	return c
 }
@@ -139,6 +140,9 @@ func (im *Image) writeStages(c cut, last int) error {
 		}
 	}
 	if mapping {
+		if err := im.reach(c.tablesEnd); err != nil {
+			return err
+		}
 		if err := im.syncFiles(); err != nil {
 			return err
 		}
@@ -221,6 +225,17 @@ func (im *Image) writeFile(p []byte, off hostOff) error {
 	raise(&im.length, int64(off)+int64(len(p)))
 	im.unsynced.Store(true)
 	return nil
+}
+
+// reach makes the file as long as the tables in it need. Those that were never
+// written get their place before something points to them: an entry must not
+// point past the end of the file. flushMu is held, so that nothing else is
+// written to the last table.
+func (im *Image) reach(end hostOff) error {
+	if im.length.Load() >= int64(end) {
+		return nil
+	}
+	return im.writeFile(make([]byte, sectorSize), end-sectorSize)
 }
 
 // writeStored writes to where guest clusters lie.
