@@ -96,7 +96,7 @@ func TestCombinedPowerCuts(t *testing.T) {
 				t.Fatal(err)
 			}
 			rng := rand.New(rand.NewPCG(seed, 11))
-			for range difftest.Scale(t, 6) {
+			for range difftest.Scale(t, 3) {
 				l := &snapLog{kept: map[string][]byte{"s0": s0}}
 				fm := l.format(o)
 				fm.After = func(im *qcow2.Image) error {

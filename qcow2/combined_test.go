@@ -281,7 +281,7 @@ func TestCombinedInQemu(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Chdir(fastDir(t))
 			c := newCombined(t, name, seed)
-			for range difftest.Scale(t, 3) {
+			for range difftest.Scale(t, 2) {
 				for range 40 {
 					c.step()
 				}
