@@ -5,7 +5,7 @@
 // It knows images of the formats qcow2, qed and raw, and reads vma archives.
 // Without -c the commands come from standard input; "help" lists them.
 // Asynchronous requests are done before the next command. What qemu-io has and
-// this does not, it says so of: -s, -C, breakpoints and signals.
+// this does not, --help tells.
 package main
 
 import (
@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/virtfmt/virtfmt/examples/internal/getopt"
 	"github.com/virtfmt/virtfmt/examples/internal/imgopen"
@@ -25,13 +24,33 @@ const usage = `usage: qio [options] [-c COMMAND]... [FILE]
   -c, --cmd=COMMAND       run a command; otherwise they come from standard input
   -f, --format=FORMAT     of the image; otherwise it is found out
   -r, --read-only
+  -s, --snapshot          write to a temporary file, which is gone in the end
+  -C, --copy-on-read      store in the image what is read from its backing file
+  -t, --cache=MODE        writethrough (default: each write is durable when its
+                          command ends), writeback, unsafe (nothing is made
+                          durable), none (as writeback) or directsync (as
+                          writethrough)
   -n, --nocache           as -t none
-  -t, --cache=MODE        writeback, writethrough, none, directsync or unsafe
   -d, --discard=MODE      ignore or unmap (default: unmap)
-  -U, --force-share       open the image although it is in use
+  -U, --force-share       take no locks; only with -r or -s
       --image-opts        FILE is a list of options
       --object=OBJECT     a secret
   -h, --help  -V, --version
+
+Without effect, as they change only how QEMU uses the host:
+  -m, --misalign, -k, --native-aio, -i, --aio=MODE (threads, native or io_uring;
+  native needs -t none or directsync, as in qemu-io). none and directsync do not
+  bypass the host's cache.
+
+Options of images (open -o, reopen -o, --image-opts, json:) that have no effect:
+  aio, cache.direct, auto-read-only, node-name, lazy-refcounts (an image has
+  them or not: qimg amend), overlap-check (always all of what it can check),
+  pass-discard-*, refcount-cache-size, l2-cache-entry-size,
+  cache-clean-interval. read-only=off does not undo -r.
+
+Refused, with an exit code of 1:
+  -T, --trace; break, remove_break, resume and wait_break, as qemu-io does where
+  the image is not on a blkdebug driver, which is not known here.
 
 "qio -c help" lists the commands.
 `
@@ -42,24 +61,22 @@ func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 // A session is one run of the program.
 type session struct {
-	stdout, stderr io.Writer
-	img            *imgopen.Image // nil while none is open
-	name           string         // of img
-	options        imgopen.Options
-	noDiscard      bool
-	quit           bool
-	exit           int
+	out     *bufio.Writer // standard output
+	stderr  io.Writer
+	secrets imgopen.Secrets
+	img     *imgopen.Image // nil while none is open
+	how     settings       // of img
+	quit    bool
+	exit    int
 }
 
 // run does what a command line says, and returns the exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	out := bufio.NewWriter(stdout)
-	s := &session{stdout: out, stderr: stderr}
-	s.options.Write = true
-	s.options.Warn = func(m string) { fmt.Fprintf(stderr, "qio: warning: %s\n", m) }
+	s := &session{out: bufio.NewWriter(stdout), stderr: stderr, secrets: imgopen.Secrets{}}
 	opts, operands, err := getopt.Parse(args, "c:f:rsnCmki:t:d:T:UV",
 		"cmd:=c format:=f read-only=r snapshot=s nocache=n copy-on-read=C misalign=m native-aio=k aio:=i cache:=t discard:=d trace:=T "+
 			"force-share=U image-opts object: version=V")
+	how := s.defaults()
 	var commands []string
 	for _, o := range opts {
 		switch o.Name {
@@ -69,14 +86,14 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		case "c":
 			commands = append(commands, o.Value)
 		default:
-			err = errors.Join(err, s.set(o, &s.options))
+			err = errors.Join(err, how.set(o))
 		}
 	}
 	if err == nil && len(operands) > 1 {
 		err = getopt.Error("at most one image can be given")
 	}
 	if err == nil && len(operands) == 1 {
-		err = s.open(operands[0], s.options)
+		err = s.open(operands[0], how)
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "qio: %v\n", err)
@@ -86,28 +103,30 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		for _, c := range commands {
 			if !s.quit {
 				s.command(c)
-				out.Flush()
 			}
 		}
 	} else {
-		s.interactive(stdin, out)
+		s.interactive(stdin)
 	}
 	if err := s.closeImage(); err != nil {
 		s.fail("qio: %v\n", err)
 	}
-	if out.Flush() != nil {
+	if s.out.Flush() != nil {
 		return 1
 	}
 	return s.exit
 }
 
+// maxLine is the length of the longest line of standard input, in bytes.
+const maxLine = 1 << 20
+
 // interactive runs the lines of standard input.
-func (s *session) interactive(stdin io.Reader, out *bufio.Writer) {
+func (s *session) interactive(stdin io.Reader) {
 	in := bufio.NewScanner(stdin)
-	in.Buffer(nil, 1<<20)
+	in.Buffer(nil, maxLine)
 	for !s.quit {
-		io.WriteString(out, "qemu-io> ")
-		out.Flush()
+		s.out.WriteString("qemu-io> ")
+		s.out.Flush()
 		if !in.Scan() {
 			break
 		}
@@ -118,78 +137,6 @@ func (s *session) interactive(stdin io.Reader, out *bufio.Writer) {
 	}
 }
 
-// set takes an option of the command line or of the commands open and reopen.
-func (s *session) set(o getopt.Option, to *imgopen.Options) error {
-	switch o.Name {
-	case "f":
-		to.Format = o.Value
-	case "r":
-		to.Write = false
-	case "w":
-		to.Write = true
-	case "U":
-		to.NoLock = true
-	case "image-opts":
-		to.ImageOpts = true
-	case "i":
-		if o.Value != "threads" && o.Value != "native" && o.Value != "io_uring" {
-			return getopt.Error("Invalid aio option: " + o.Value)
-		}
-	case "n", "m", "k", "T": // how the host reads files is not an option here
-	case "t":
-		to.Sync = o.Value == "writethrough" || o.Value == "directsync"
-		to.NoSync = o.Value == "unsafe"
-		if !strings.Contains(" none writeback writethrough directsync unsafe ", " "+o.Value+" ") {
-			return getopt.Error("Invalid cache option: " + o.Value)
-		}
-	case "d":
-		switch o.Value {
-		case "ignore", "off":
-			s.noDiscard = true
-		case "unmap", "on":
-			s.noDiscard = false
-		default:
-			return getopt.Error("Invalid discard option: " + o.Value)
-		}
-	case "object":
-		if to.Secrets == nil {
-			to.Secrets = imgopen.Secrets{}
-		}
-		return to.Secrets.Add(o.Value)
-	case "s":
-		return getopt.Error("option -s, a temporary overlay, is not supported")
-	case "C":
-		return getopt.Error("option -C, copy on read, is not supported")
-	}
-	return nil
-}
-
-// open opens an image.
-func (s *session) open(name string, o imgopen.Options) error {
-	img, err := imgopen.Open(name, &o)
-	if err != nil {
-		var outer, inner *imgopen.Error // of the image, and of the file that it is in
-		if errors.As(err, &outer) && errors.As(outer.Err, &inner) && inner.Name == outer.Name {
-			err = inner
-		}
-		return fmt.Errorf("can't open device %s: %w", name, err)
-	}
-	if o.Write && img.Writer() == nil {
-		return errors.Join(fmt.Errorf("can't open device %s: images of format %s are read-only", name, img.Format), img.Close())
-	}
-	s.img, s.name, s.options = img, name, o
-	return nil
-}
-
-func (s *session) closeImage() error {
-	if s.img == nil {
-		return nil
-	}
-	img := s.img
-	s.img = nil
-	return img.Close()
-}
-
 // fail tells of an error on standard error.
 func (s *session) fail(format string, args ...any) {
 	fmt.Fprintf(s.stderr, format, args...)
@@ -198,6 +145,6 @@ func (s *session) fail(format string, args ...any) {
 
 // failOut tells of an error where qemu-io does, on standard output.
 func (s *session) failOut(format string, args ...any) {
-	fmt.Fprintf(s.stdout, format, args...)
+	fmt.Fprintf(s.out, format, args...)
 	s.exit = 1
 }

@@ -16,6 +16,24 @@ type Error string
 
 func (e Error) Error() string { return string(e) }
 
+// A LetterError is an option of one letter that is not known, or that lacks its
+// value.
+type LetterError struct {
+	Arg     string // that it stands in
+	Letter  byte
+	Missing bool // its value
+}
+
+func (e *LetterError) Error() string {
+	if e.Missing {
+		return fmt.Sprintf("missing argument for option '%s'", e.Arg)
+	}
+	return fmt.Sprintf("unrecognized option '%s'", e.Arg)
+}
+
+// Unwrap returns an [Error].
+func (e *LetterError) Unwrap() error { return Error(e.Error()) }
+
 // Parse takes a command line apart as getopt_long of the GNU C library does:
 // options may follow operands, letters may be joined, and names cut as long as
 // they stay unique. letters has a colon after those that take a value; so have
@@ -82,7 +100,7 @@ func parseLetters(arg string, args []string, letters string) (opts []Option, res
 	for i := 1; i < len(arg); i++ {
 		at := strings.IndexByte(letters, arg[i])
 		if at < 0 || arg[i] == ':' {
-			return nil, nil, Error(fmt.Sprintf("unrecognized option '%s'", arg))
+			return nil, nil, &LetterError{Arg: arg, Letter: arg[i]}
 		}
 		if !strings.HasPrefix(letters[at+1:], ":") {
 			opts = append(opts, Option{arg[i : i+1], ""})
@@ -91,7 +109,7 @@ func parseLetters(arg string, args []string, letters string) (opts []Option, res
 		value := arg[i+1:]
 		if value == "" {
 			if len(args) == 0 {
-				return nil, nil, Error(fmt.Sprintf("missing argument for option '%s'", arg))
+				return nil, nil, &LetterError{arg, arg[i], true}
 			}
 			value, args = args[0], args[1:]
 		}
