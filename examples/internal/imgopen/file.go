@@ -78,19 +78,35 @@ type guarded struct{ File }
 const guardedLength = 512
 
 func (g guarded) WriteAt(b []byte, off int64) (int, error) {
-	if off < guardedLength {
-		head := make([]byte, headLength)
-		if _, err := g.File.ReadAt(head, 0); err != nil && err != io.EOF {
-			return 0, err
-		}
-		if off >= 0 {
-			copy(head[off:], b)
-		}
-		if formatOf(head) != "raw" {
-			return 0, syscall.EPERM
-		}
+	if err := g.check(b, off); err != nil {
+		return 0, err
 	}
 	return g.File.WriteAt(b, off)
+}
+
+// check holds that b may be written at off.
+func (g guarded) check(b []byte, off int64) error {
+	if off >= guardedLength {
+		return nil
+	}
+	head := make([]byte, headLength)
+	if _, err := g.File.ReadAt(head, 0); err != nil && err != io.EOF {
+		return err
+	}
+	if off >= 0 {
+		copy(head[off:], b)
+	}
+	if formatOf(head) != "raw" {
+		return syscall.EPERM
+	}
+	return nil
+}
+
+func (g guarded) PunchHole(off, n int64) error {
+	if err := g.check(make([]byte, min(n, headLength)), off); err != nil {
+		return err
+	}
+	return PunchHole(g.File, off, n)
 }
 
 func (g guarded) Size() (int64, error) { return block.Length(g.File) }
@@ -102,10 +118,11 @@ func (u unsynced) ReadAt(b []byte, off int64) (int, error)  { return u.f.ReadAt(
 func (u unsynced) WriteAt(b []byte, off int64) (int, error) { return u.f.WriteAt(b, off) }
 func (u unsynced) Truncate(size int64) error                { return u.f.Truncate(size) }
 func (u unsynced) Size() (int64, error)                     { return block.Length(u.f) }
-func (u unsynced) PunchHole(off, n int64) error             { return punchHole(u.f, off, n) }
+func (u unsynced) PunchHole(off, n int64) error             { return PunchHole(u.f, off, n) }
 
-// punchHole makes n bytes at off read as zeros, where a file can.
-func punchHole(f File, off, n int64) error {
+// PunchHole makes n bytes of a file at off read as zeros and gives back the space
+// they take. Where a file cannot, the error is errors.ErrUnsupported.
+func PunchHole(f File, off, n int64) error {
 	switch f := f.(type) {
 	case *os.File:
 		return sparse.PunchHole(f, off, n)
@@ -133,7 +150,7 @@ func (d detecting) WriteZeroesAt(off, n int64) error {
 		if size, err := block.Length(f); err != nil || off+n > size {
 			return errors.ErrUnsupported // a hole makes no file longer
 		}
-		return punchHole(f, off, n)
+		return PunchHole(f, off, n)
 	}
 	if z, ok := d.Writer.(block.ZeroWriter); ok {
 		return z.WriteZeroesAt(off, n)

@@ -114,7 +114,11 @@ func (s *Source) openStorage(o options, chain []os.FileInfo) error {
 	if err := o.finish("file"); err != nil {
 		return err
 	}
-	if o.value["aio"] == "native" && !settings.Direct {
+	aio, given := o.value["aio"]
+	if !given {
+		aio = settings.AIO
+	}
+	if aio == "native" && !settings.Direct {
 		return messagef("aio=native was specified, but it requires cache.direct=on, which was not specified.")
 	}
 	f, osFile, err := openFile(name, settings, locking != "off")

@@ -194,6 +194,9 @@ func (img *Image) openQcow2() error {
 	if has := methodName(im.Header().CryptMethod); encryption != "" && encryption != has {
 		return errors.Join(messagef("Header reported '%s' encryption format but options specify '%s'", has, encryption), im.Close())
 	}
+	if on, _ := Switch(img.given.value["lazy-refcounts"]); on && im.Header().Version < 3 {
+		return errors.Join(messagef("Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"), im.Close())
+	}
 	img.Qcow2, img.Disk, img.Key = im, im, secret
 	return nil
 }

@@ -32,6 +32,15 @@ type Options struct {
 	Direct    bool // bypass the page cache
 	Sync      bool // each write shall be durable
 	NoSync    bool // nothing needs to be durable
+	Discard   bool // what is discarded gives space back, unless options tell
+	// With is a list of options, KEY=VALUE,..., beside those that the name
+	// stands for.
+	With string
+	// Temporary opens the image for reading only. What is written goes to a
+	// temporary file, which lasts as long as the image is open.
+	Temporary bool
+	// AIO is the way of access that stands for aio where options do not tell.
+	AIO string
 	// NoBacking opens no backing file. What it would hold reads as zeros.
 	NoBacking bool
 	// WriteLayer is the depth of a layer that is opened for writing too, such as
@@ -98,6 +107,7 @@ type Source struct {
 	File   File   // its bytes
 
 	o      *Options
+	opened *Options      // o, as the caller gave it
 	given  options       // those that are still to be used
 	chain  []os.FileInfo // the files of the images above, and of this one
 	inside string        // what lies in File, in JSON, if it is more than a file
@@ -128,6 +138,9 @@ type Image struct {
 
 // Open opens an image.
 func Open(name string, o *Options) (*Image, error) {
+	if o != nil && o.Temporary {
+		return openTemporary(name, o.withDefaults())
+	}
 	s, err := Find(name, o)
 	if err != nil {
 		return nil, err
@@ -150,6 +163,7 @@ func Find(name string, o *Options) (*Source, error) {
 	if err != nil {
 		return nil, &Error{name, err}
 	}
+	s.opened = o
 	return s, nil
 }
 
@@ -174,6 +188,9 @@ func (img *Image) Close() error {
 	}
 	return errors.Join(err, img.Source.Close())
 }
+
+// Discards tells whether what is discarded is to give space back.
+func (img *Image) Discards() bool { return img.o.Discard }
 
 // ClusterSize returns the unit in which the image is stored, in bytes, or 0.
 func (img *Image) ClusterSize() int64 {

@@ -104,12 +104,15 @@ func (o options) common(above *Options) (*Options, error) {
 		}
 		*to = on
 	}
+	if text, given := o.value["discard"]; given {
+		own.Discard = text == "unmap" || text == "on"
+	}
 	switch {
 	case readOnly && own.Write:
 		return nil, messagef("Block node is read-only")
 	case share && own.Write:
 		return nil, messagef("force-share=on can only be used with read-only images")
-	case o.value["detect-zeroes"] == "unmap" && o.value["discard"] != "unmap" && o.value["discard"] != "on":
+	case o.value["detect-zeroes"] == "unmap" && !own.Discard:
 		return nil, messagef("setting detect-zeroes to unmap is not allowed without setting discard operation to unmap")
 	}
 	own.NoLock = own.NoLock || share

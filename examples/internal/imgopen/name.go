@@ -1,6 +1,7 @@
 package imgopen
 
 import (
+	"maps"
 	"path/filepath"
 	"strings"
 )
@@ -17,6 +18,9 @@ func parseName(name string, o *Options) (options, error) {
 	if err != nil {
 		return given, err
 	}
+	if err := given.with(o.With); err != nil {
+		return given, err
+	}
 	if o.Format != "" {
 		if d, ok := given.value["driver"]; ok && d != o.Format {
 			return given, messagef("Driver specified twice")
@@ -24,6 +28,21 @@ func parseName(name string, o *Options) (options, error) {
 		given.value["driver"] = o.Format
 	}
 	return given, nil
+}
+
+// with adds a list of options, which come before what is there, but for the
+// file that is named.
+func (o options) with(list string) error {
+	more, err := parseList(list)
+	if err != nil {
+		return err
+	}
+	path, named := more.value["file.filename"]
+	if was, ok := o.value["file.filename"]; ok && named && was != path {
+		return messagef("Can't specify 'file' and 'filename' options at the same time")
+	}
+	maps.Copy(o.value, more.value)
+	return nil
 }
 
 // parseFilename returns the options that a file name stands for: a path, one

@@ -82,7 +82,7 @@ func (p *filePart) PunchHole(off, n int64) error {
 	if p.size >= 0 && off+n > p.size {
 		return errors.ErrUnsupported
 	}
-	return punchHole(p.File, p.offset+off, n)
+	return PunchHole(p.File, p.offset+off, n)
 }
 
 // A partDisk is the disk of a part of a file. Its extents are those of the file.

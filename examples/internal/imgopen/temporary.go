@@ -14,6 +14,7 @@ import (
 // it, it has no name from the beginning.
 type temporaryFile struct {
 	unsynced // nothing of it outlives the program
+	name     string
 	base     *Image
 }
 
@@ -23,7 +24,7 @@ func (t *temporaryFile) Sync() error { return nil }
 // Close closes and removes the file, and closes the image below.
 func (t *temporaryFile) Close() error {
 	err := errors.Join(t.f.Close(), t.base.Close())
-	if rm := os.Remove(t.f.Name()); rm != nil && !errors.Is(rm, os.ErrNotExist) {
+	if rm := os.Remove(t.name); rm != nil && !errors.Is(rm, os.ErrNotExist) {
 		err = errors.Join(err, rm)
 	}
 	return err
@@ -43,14 +44,16 @@ func openTemporary(name string, o *Options) (*Image, error) {
 		return nil, &Error{name, errors.Join(err, base.Close())}
 	}
 	_ = os.Remove(f.Name()) // where it cannot be, Close does it
-	t := &temporaryFile{unsynced{f}, base}
+	t := &temporaryFile{unsynced{f}, f.Name(), base}
 	im, err := qcow2.Create(t, base.Size(), &qcow2.CreateOptions{BackingFile: "base", BackingFormat: "raw"})
 	if err == nil {
 		err = im.Close()
 	}
 	var img *Image
 	if err == nil {
-		img, err = t.open(name, o)
+		own := *o
+		own.Discard = base.Discards()
+		img, err = t.open(name, &own)
 	}
 	if err != nil {
 		return nil, &Error{name, errors.Join(err, t.Close())}
@@ -77,7 +80,7 @@ func (t *temporaryFile) open(name string, o *Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Source{Name: name, Path: t.base.Path, Format: "qcow2", File: t, Tuning: t.base.Tuning, o: o, opened: o, given: newOptions(name)}
+	s := &Source{Name: name, Path: t.base.Path, Format: "qcow2", File: t, detect: t.base.detect, o: o, opened: o, given: newOptions(name)}
 	return &Image{Disk: im, Source: s, Qcow2: im, Below: t.base}, nil
 }
 
@@ -108,11 +111,11 @@ func (img *Image) reopen(o *Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	tuning, own, err := given.takeTuning(Tuning{}, o)
+	own, err := given.common(o)
 	if err == nil {
-		_, _, err = given.takeQcow2()
-	}
-	if err == nil {
+		for _, k := range []string{"l2-cache-size", "cache-size", "encrypt.key-secret"} { // as it is small, and not encrypted
+			given.take(k)
+		}
 		err = given.finish("qcow2")
 	}
 	if err == nil {
@@ -125,6 +128,6 @@ func (img *Image) reopen(o *Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	again.Tuning, again.opened = tuning, o
+	again.opened, again.detect = o, given.value["detect-zeroes"] == "on" || given.value["detect-zeroes"] == "unmap"
 	return again, nil
 }
