@@ -28,8 +28,8 @@ const usage = `usage: qio [options] [-c COMMAND]... [FILE]
   -C, --copy-on-read      store in the image what is read from its backing file
   -t, --cache=MODE        writethrough (default: each write is durable when its
                           command ends), writeback, unsafe (nothing is made
-                          durable), none (as writeback) or directsync (as
-                          writethrough)
+                          durable); none and directsync are writeback and
+                          writethrough past the host's cache
   -n, --nocache           as -t none
   -d, --discard=MODE      ignore or unmap (default: unmap)
   -U, --force-share       take no locks; only with -r or -s
@@ -39,11 +39,10 @@ const usage = `usage: qio [options] [-c COMMAND]... [FILE]
 
 Without effect, as they change only how QEMU uses the host:
   -m, --misalign, -k, --native-aio, -i, --aio=MODE (threads, native or io_uring;
-  native needs -t none or directsync, as in qemu-io). none and directsync do not
-  bypass the host's cache.
+  native needs -t none or directsync, as in qemu-io).
 
 Options of images (open -o, reopen -o, --image-opts, json:) that have no effect:
-  aio, cache.direct, auto-read-only, node-name, lazy-refcounts (an image has
+  aio, auto-read-only, node-name, lazy-refcounts (an image has
   them or not: qimg amend), overlap-check (always all of what it can check),
   pass-discard-*, refcount-cache-size, l2-cache-entry-size,
   cache-clean-interval. read-only=off does not undo -r.

@@ -13,7 +13,6 @@ import (
 type settings struct {
 	imgopen.Options
 	writeThrough bool // each write is made durable
-	noDiscard    bool
 	copyOnRead   bool
 }
 
@@ -25,7 +24,7 @@ func (s *session) defaults() settings {
 		}
 		fmt.Fprintln(s.stderr, m)
 	}
-	return settings{Options: imgopen.Options{Write: true, Secrets: s.secrets, Warn: warn}, writeThrough: true}
+	return settings{Options: imgopen.Options{Write: true, Discard: true, Secrets: s.secrets, Warn: warn}, writeThrough: true}
 }
 
 // set takes an option of the command line or of the command open.
@@ -57,9 +56,9 @@ func (how *settings) set(o getopt.Option) error {
 	case "d":
 		switch o.Value {
 		case "ignore", "off":
-			how.noDiscard = true
+			how.Discard = false
 		case "unmap", "on":
-			how.noDiscard = false
+			how.Discard = true
 		default:
 			return refusal("Invalid discard option: " + o.Value)
 		}
@@ -82,14 +81,10 @@ func (how *settings) with(list string) {
 }
 
 func (how *settings) setCache(mode string) error {
-	switch mode {
-	case "writethrough", "directsync", "writeback", "none", "unsafe":
-	default:
+	if mode == "" || !how.SetCache(mode) {
 		return refusal("Invalid cache option: " + mode)
 	}
-	how.writeThrough = mode == "writethrough" || mode == "directsync"
-	how.Direct = mode == "none" || mode == "directsync"
-	how.NoSync = mode == "unsafe"
+	how.writeThrough, how.Sync = how.Sync, false // tables of an image too
 	return nil
 }
 

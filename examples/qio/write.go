@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtfmt/virtfmt/examples/internal/imgopen"
 	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/internal/sparse"
 )
@@ -155,8 +156,6 @@ func (s *session) writeAt(p []byte, t *transfer, off int64) (err error) {
 		_, err = q.WriteVMStateAt(p, off)
 	case t.has("c"):
 		_, err = q.WriteCompressedAt(p, off)
-	case s.img.Tuning.DetectZeroes && block.IsZero(p):
-		err = s.zeroAt(off, int64(len(p)), s.img.Tuning.UnmapZeroes)
 	default:
 		_, err = s.img.Writer().WriteAt(p, off)
 	}
@@ -171,9 +170,6 @@ func (s *session) store(p []byte, off int64) error {
 	_, err := s.img.Writer().WriteAt(p, off)
 	return err
 }
-
-// keepsSpace tells whether discards are to be ignored.
-func (s *session) keepsSpace() bool { return s.how.noDiscard || s.img.Tuning.NoDiscard }
 
 // zero makes the bytes of a request zeros.
 func (s *session) zero(t *transfer) error {
@@ -191,7 +187,7 @@ func (s *session) zero(t *transfer) error {
 
 // zeroAt makes bytes zeros, and gives back the space they took if unmap is set.
 func (s *session) zeroAt(off, n int64, unmap bool) error {
-	unmap = unmap && !s.keepsSpace()
+	unmap = unmap && s.img.Discards()
 	if s.img.Raw != nil && unmap {
 		if err := s.punch(off, n); !errors.Is(err, errors.ErrUnsupported) {
 			return err
@@ -200,8 +196,17 @@ func (s *session) zeroAt(off, n int64, unmap bool) error {
 	if s.img.Qcow2 != nil && unmap {
 		return s.img.Qcow2.UnmapAt(off, n)
 	}
-	if z, ok := s.img.Writer().(block.ZeroWriter); ok {
+	if z, ok := s.img.Writer().(block.ZeroWriter); ok && s.img.Raw == nil {
 		return z.WriteZeroesAt(off, n)
+	}
+	if f, ok := s.img.Raw.(*os.File); ok && n > 0 { // zeros that are there and take space
+		err := sparse.PunchHole(f, off, n)
+		if err == nil {
+			err = sparse.Reserve(f, off, n)
+		}
+		if !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		}
 	}
 	zeros := make([]byte, min(n, 1<<20))
 	for n > 0 {
@@ -219,13 +224,7 @@ func (s *session) punch(off, n int64) error {
 	if n == 0 {
 		return nil
 	}
-	switch f := s.img.Raw.(type) {
-	case block.PunchHoler:
-		return f.PunchHole(off, n)
-	case *os.File:
-		return sparse.PunchHole(f, off, n)
-	}
-	return errors.ErrUnsupported
+	return imgopen.PunchHole(s.img.Raw, off, n)
 }
 
 // zeroable tells whether tables alone can make the bytes of a qcow2 image zeros.
@@ -252,7 +251,7 @@ func (s *session) discard(v *verb, args []string) {
 	}
 	start := time.Now()
 	err := s.inside(t)
-	if err == nil && !s.keepsSpace() {
+	if err == nil && s.img.Discards() {
 		err = s.discardAt(t.off, t.n)
 	}
 	t.took = time.Since(start)
@@ -268,9 +267,10 @@ func (s *session) discard(v *verb, args []string) {
 // is a hint.
 func (s *session) discardAt(off, n int64) error {
 	var err error
-	if d, ok := s.img.Writer().(interface{ DiscardAt(off, n int64) error }); ok {
-		err = d.DiscardAt(off, n)
-	} else if s.img.Raw != nil {
+	switch {
+	case s.img.Qcow2 != nil:
+		err = s.img.Qcow2.DiscardAt(off, n)
+	case s.img.Raw != nil:
 		err = s.punch(off, n)
 	}
 	if errors.Is(err, errors.ErrUnsupported) {
