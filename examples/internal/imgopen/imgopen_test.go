@@ -272,6 +272,15 @@ func TestForeignFormats(t *testing.T) {
 	}
 }
 
+func TestLargeSecret(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "secret")
+	must(t, os.WriteFile(name, nil, 0o666))
+	must(t, os.Truncate(name, 1<<40)) // much more than there is memory
+	if err := (imgopen.Secrets{}).Add("secret,id=s,file=" + name); err == nil {
+		t.Error("no error")
+	}
+}
+
 func TestSecrets(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "key")
 	must(t, os.WriteFile(file, []byte("from a file"), 0o600))

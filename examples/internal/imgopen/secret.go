@@ -4,6 +4,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/base64"
+	"io"
 	"maps"
 	"os"
 	"regexp"
@@ -67,7 +68,7 @@ func (s Secrets) add(o options) error {
 	case haveData == haveFile && haveData:
 		return messagef("'file' and 'data' are mutually exclusive")
 	case haveFile:
-		b, err := os.ReadFile(file)
+		b, err := readSecret(file)
 		if err != nil {
 			return messagef("Unable to read %s: %v", file, &osError{err})
 		}
@@ -139,6 +140,23 @@ func (s Secrets) decrypt(secret []byte, keyID, iv string) ([]byte, error) {
 		return nil, messagef("Incorrect number of padding bytes (%d) found on decrypted data", padding)
 	}
 	return plain[:len(plain)-padding], nil
+}
+
+// maxSecret is the most bytes of a file that holds a secret.
+const maxSecret = 1 << 20
+
+// readSecret reads a file, of which it reads no more than a secret has.
+func readSecret(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err == nil && len(b) > maxSecret {
+		err = messagef("more than %d bytes", maxSecret)
+	}
+	return b, err
 }
 
 // Get returns a copy of the secret of that id.
