@@ -3,11 +3,15 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/qcow2"
 )
 
@@ -111,6 +115,26 @@ func TestSignals(t *testing.T) {
 		}
 	}
 	holds(t, "1 MiB\n", 0, "-c", "sigraise 0", "-c", "sigraise 13", "-c", "sigraise 17", "-c", "length", name)
+}
+
+// What is dumped is not held in memory, nor are requests.
+func TestLargeDump(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(name, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(name, 256<<20); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	n := difftest.Scale(t, 48<<20)
+	var stderr bytes.Buffer
+	code := run([]string{"-f", "raw", "-c", fmt.Sprintf("read -v 1 %d", n), "-c", "write -z 0 256M", name}, nil, io.Discard, &stderr)
+	runtime.ReadMemStats(&after)
+	if taken := after.Sys - min(before.Sys, after.Sys); code != 0 || taken > 128<<20 {
+		t.Errorf("exit code %d, %d bytes of memory, %s", code, taken, stderr.String())
+	}
 }
 
 // The program reads no more of standard input than a line of bounded length.

@@ -121,9 +121,12 @@ func (s *session) read(v *verb, args []string) {
 		return
 	}
 	same, err := true, s.inside(t) // before memory is taken
-	var dumped bytes.Buffer
 	if err == nil {
-		same, err = s.readPieces(t, want, &dumped)
+		err = s.readPieces(t, func(p []byte, at int64) {
+			from := max(0, min(want.from-at, int64(len(p))))
+			part := p[from:max(from, min(want.from+want.len-at, int64(len(p))))]
+			same = same && (!t.has("P") || bytes.Count(part, []byte{t.pattern}) == len(part))
+		})
 	}
 	if err != nil {
 		s.failed(v, err)
@@ -135,10 +138,19 @@ func (s *session) read(v *verb, args []string) {
 			s.exit = 1
 		}
 	}
-	if !t.has("q") {
-		dumped.WriteTo(s.out)
-		s.report("read", t)
+	if t.has("q") {
+		return
 	}
+	took := t.took
+	if t.has("v") { // read once more, as text takes five times as much memory
+		err := s.readPieces(t, func(p []byte, at int64) { dump(s.out, p, t.off+at) })
+		if err != nil {
+			s.failed(v, err)
+			return
+		}
+	}
+	t.took = took
+	s.report("read", t)
 }
 
 // wanted returns what options -P, -s and -l ask for.
@@ -163,32 +175,19 @@ func (s *session) wanted(t *transfer) (w wanted, ok bool) {
 	return w, ok
 }
 
-// readPieces reads, and tells whether what is wanted is there. With option -v
-// it dumps what it reads.
-func (s *session) readPieces(t *transfer, want wanted, dumped io.Writer) (same bool, err error) {
-	same = true
+// readPieces reads, and calls do with each piece and where in the request it is.
+func (s *session) readPieces(t *transfer, do func(p []byte, at int64)) error {
 	p := make([]byte, min(t.n, maxPiece))
-	for done := int64(0); done < t.n || done == 0; done += int64(len(p)) {
-		p = p[:min(t.n-done, int64(len(p)))]
+	for at := int64(0); at < t.n; at += int64(len(p)) {
+		p = p[:min(t.n-at, int64(len(p)))]
 		start := time.Now()
-		if err = s.readAt(p, t, t.off+done); err != nil {
-			return false, err
+		if err := s.readAt(p, t, t.off+at); err != nil {
+			return err
 		}
 		t.took += time.Since(start)
-		if t.has("P") {
-			from := max(0, min(want.from-done, int64(len(p))))
-			to := max(from, min(want.from+want.len-done, int64(len(p))))
-			part := p[from:to]
-			same = same && bytes.Count(part, []byte{t.pattern}) == len(part)
-		}
-		if t.has("v") && !t.has("q") {
-			dump(dumped, p, t.off+done)
-		}
-		if len(p) == 0 {
-			break
-		}
+		do(p, at)
 	}
-	return same, nil
+	return nil
 }
 
 func (s *session) readAt(p []byte, t *transfer, off int64) error {
