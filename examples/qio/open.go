@@ -164,7 +164,7 @@ func (s *session) reopen(v *verb, args []string) {
 	}
 	how := s.how
 	var access, cache bool
-	var list string
+	var lists []string
 	for _, o := range given {
 		switch o.Name {
 		case "c":
@@ -180,10 +180,10 @@ func (s *session) reopen(v *verb, args []string) {
 			}
 			access, how.Write = true, o.Name == "w"
 		case "o":
-			list += "," + o.Value
+			lists = append(lists, o.Value)
 		}
 	}
-	if err := s.changes(strings.TrimPrefix(list, ","), &how, access, cache); err != nil {
+	if err := s.changes(strings.Join(lists, ","), &how, access, cache); err != nil {
 		s.fail("qio: %v\n", err)
 		return
 	}
