@@ -22,6 +22,16 @@ type AmendOptions struct {
 	// RefcountBits is the width of a refcount: a power of two from 1 to 64, and
 	// 16 in version 2. 0 keeps it.
 	RefcountBits int
+
+	// DataFile is the name by which the external data file is found from now
+	// on, "" for none: then whoever opens the image has to know. Nothing is
+	// opened or moved, and this Image goes on with the file that it has. nil
+	// keeps the name; an image without an external data file has none to change.
+	DataFile *string
+
+	// DataFileRaw false gives up that the external data file is a raw image of
+	// the disk as well. It cannot become one. nil keeps what it is.
+	DataFileRaw *bool
 }
 
 // Amend changes the format of the image as "qemu-img amend" does. What else
@@ -36,8 +46,9 @@ type AmendOptions struct {
 // unreadable, and for clusters of zeros in snapshots. Fields and compatible
 // features that only version 3 has are lost. A refcount that the new width has
 // no room for is [ErrLimit]. What can be known before is refused before
-// anything is changed; otherwise what comes first has been done: version 3,
-// then the refcounts, then lazy refcounts, then version 2.
+// anything is changed; otherwise what comes first has been done: version 3, then
+// what is known of the external data file, the refcounts, lazy refcounts, and
+// version 2.
 //
 // A power cut leaves each of these as before or as after. Amend must not run
 // concurrently with any other method of the image or of its snapshots.
@@ -57,6 +68,9 @@ func (im *Image) Amend(ctx context.Context, o *AmendOptions) error {
 			if err := c.upgrade(); err != nil {
 				return err
 			}
+		}
+		if err := c.setDataFile(&a); err != nil {
+			return err
 		}
 		if order := uint(bits.TrailingZeros(uint(a.RefcountBits))); order != im.refcountOrder {
 			if err := c.resizeRefcounts(ctx, order); err != nil {
@@ -95,6 +109,10 @@ func (a *AmendOptions) complete(im *Image) error {
 		return unsupportedf("version 2 with refcounts of %d bits", a.RefcountBits)
 	case a.Version == 2 && *a.LazyRefcounts:
 		return unsupportedf("version 2 with lazy refcounts")
+	case a.DataFile != nil && !im.external:
+		return unsupportedf("name of a data file in an image without one")
+	case a.DataFileRaw != nil && *a.DataFileRaw && !im.externalRaw:
+		return unsupportedf("existing data file that becomes a raw image")
 	case a.Version == 2 && h.Version == 3:
 		return im.canDowngrade(h)
 	}
@@ -203,6 +221,29 @@ func (c *change) setFormat(f func(h *Header)) error {
 		c.im.layout = h.layout()
 	})
 	return c.flush()
+}
+
+// setDataFile changes what the header says of the external data file.
+func (c *change) setDataFile(a *AmendOptions) error {
+	if a.DataFile == nil && a.DataFileRaw == nil {
+		return nil
+	}
+	set := func(h *Header) {
+		if a.DataFile != nil && *a.DataFile == "" {
+			h.setExtension(ExtensionDataFile, nil)
+		} else if a.DataFile != nil {
+			h.setExtension(ExtensionDataFile, []byte(*a.DataFile))
+		}
+		if a.DataFileRaw != nil && !*a.DataFileRaw {
+			h.AutoclearFeatures &^= AutoclearRawExternal
+		}
+	}
+	next := c.im.Header()
+	set(next)
+	if _, err := next.AppendBinary(nil); err != nil {
+		return err // no room
+	}
+	return c.setFormat(set)
 }
 
 // setLazy turns lazy refcounts on or off. Off they are in the file, and the

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -75,6 +76,50 @@ func TestAmend(t *testing.T) {
 	}
 }
 
+// TestAmendDataFile gives the external data file another name and then none, and
+// makes it no raw image any more.
+func TestAmendDataFile(t *testing.T) {
+	f, data := memfile.New(), memfile.New()
+	im, err := qcow2.Create(f, 1<<20, &qcow2.CreateOptions{DataFile: "d", Data: data, DataFileRaw: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, none, long := "another name", "", strings.Repeat("x", 1<<16)
+	amend := func(o qcow2.AmendOptions, want string, raw bool) {
+		t.Helper()
+		if err := im.Amend(t.Context(), &o); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := im.WriteAt([]byte(want+"."), 70000); err != nil {
+			t.Fatal(err)
+		}
+		if err := im.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if im, err = qcow2.OpenRW(f, dataFileOptions(data)); err != nil {
+			t.Fatal(err)
+		}
+		h, p := im.Header(), make([]byte, len(want)+1)
+		if _, err := im.ReadAt(p, 70000); err != nil || string(p) != want+"." {
+			t.Errorf("%q, %v", p, err)
+		}
+		if h.DataFile() != want || h.AutoclearFeatures&qcow2.AutoclearRawExternal != 0 != raw {
+			t.Errorf("data file %q, features %#x", h.DataFile(), h.AutoclearFeatures)
+		}
+		checkClean(t, f)
+	}
+	amend(qcow2.AmendOptions{DataFileRaw: &on}, "d", true)
+	amend(qcow2.AmendOptions{DataFile: &name}, name, true)
+	amend(qcow2.AmendOptions{DataFile: &none, DataFileRaw: &off, LazyRefcounts: &on}, "", false)
+	amend(qcow2.AmendOptions{DataFile: &name}, name, false)
+	if err := im.Amend(t.Context(), &qcow2.AmendOptions{DataFileRaw: &on}); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("raw again: %v", err)
+	}
+	if err := im.Amend(t.Context(), &qcow2.AmendOptions{DataFile: &long}); err == nil || im.Header().DataFile() != name {
+		t.Errorf("a name longer than a cluster: %v", err)
+	}
+}
+
 // TestAmendRefuses: what an image cannot become is refused, and nothing
 // changes.
 func TestAmendRefuses(t *testing.T) {
@@ -120,6 +165,8 @@ func TestAmendRefuses(t *testing.T) {
 		"v2 bitmaps":      {marked, qcow2.AmendOptions{Version: 2}, errors.ErrUnsupported},
 		"v2 zeros":        {zeros, qcow2.AmendOptions{Version: 2}, errors.ErrUnsupported},
 		"refcount of 3":   {shared, qcow2.AmendOptions{RefcountBits: 1}, qcow2.ErrLimit},
+		"no data file":    {make(nil), qcow2.AmendOptions{DataFile: new(string)}, errors.ErrUnsupported},
+		"no raw data":     {make(nil), qcow2.AmendOptions{DataFileRaw: &on}, errors.ErrUnsupported},
 		"v2 has no width": {make(&qcow2.CreateOptions{Version: 2}), qcow2.AmendOptions{RefcountBits: 8}, errors.ErrUnsupported},
 	} {
 		before := c.im.Header()

@@ -33,7 +33,7 @@
 //	internal snapshots, with VM state     yes   yes    yes     yes
 //	persistent bitmaps                    yes   yes    yes     yes
 //	resizing, with snapshots, bitmaps     -     yes    -       -
-//	amending: version, refcounts, lazy    -     yes    -       -
+//	what "qemu-img amend" changes         -     yes    -       -
 //	unknown header fields and extensions  kept  kept   -       -
 //
 // # Concurrency

@@ -148,11 +148,19 @@ func formatOptions(h *qcow2.Header, v *createValues) (*qcow2.AmendOptions, error
 			return nil, message("Refcount width must be a power of two and may not exceed 64 bits")
 		}
 	}
-	if name, ok := v.value["data_file"]; ok && (h.DataFile() == "" || name != h.DataFile()) {
-		return nil, message("data-file can only be kept as it is")
+	external := h.IncompatibleFeatures&qcow2.IncompatExternalData != 0
+	if name, ok := v.value["data_file"]; ok {
+		if !external {
+			return nil, message("data-file can only be set for images that use an external data file")
+		}
+		o.DataFile = &name
 	}
-	if _, ok := v.value["data_file_raw"]; ok && v.on("data_file_raw") != (h.AutoclearFeatures&qcow2.AutoclearRawExternal != 0) {
-		return nil, message("data-file-raw cannot be set on existing images")
+	if _, ok := v.value["data_file_raw"]; ok {
+		on := v.on("data_file_raw")
+		if on && h.AutoclearFeatures&qcow2.AutoclearRawExternal == 0 {
+			return nil, message("data-file-raw cannot be set on existing images")
+		}
+		o.DataFileRaw = &on
 	}
 	return o, nil
 }

@@ -75,6 +75,34 @@ func TestAmend(t *testing.T) {
 	`)
 }
 
+func TestAmendDataFile(t *testing.T) {
+	p := newPair(t)
+	p.script(`
+		create -q -f qcow2 -o data_file=d.raw,data_file_raw=on x 1M
+		io -f qcow2 x -c 'write -P 1 0 200k'
+		sh cp d.raw e.raw
+		amend -o data_file_raw=on x
+		amend -o data_file=e.raw x
+		look info --output=json x
+		sh rm d.raw
+		same x
+		amend -o data_file=nosuch.raw,data_file_raw=off,lazy_refcounts=on x
+		look info x
+		sh mv e.raw nosuch.raw
+		same x
+		amend -o data_file_raw=off x
+		amend -o data_file_raw=on x
+		look info --output=json x
+		amend -o data_file= x
+		look info x
+		amend -o data_file=d x
+		create -q -f qcow2 y 1M
+		amend -o data_file= y
+		amend -o data_file_raw=off y
+		look info y
+	`)
+}
+
 func TestAmendKeys(t *testing.T) {
 	p := newPair(t)
 	secrets := "--object secret,id=s,data=abc --object secret,id=n,data=new "
