@@ -202,9 +202,12 @@ func (im *Image) currentBitmaps() ([]*bitmap, error) {
 		return nil, ErrClosed
 	}
 	if !im.started.Load() {
-		// What was read counts if no write has begun meanwhile.
-		if list, err := im.readBitmaps(); !im.started.Load() {
-			return list, err
+		// The first change marks them in the file as in use, which is not to be
+		// read.
+		im.flushMu.Lock()
+		defer im.flushMu.Unlock()
+		if !im.started.Load() {
+			return im.readBitmaps()
 		}
 	}
 	im.bitmaps.Lock()

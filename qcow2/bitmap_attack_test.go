@@ -1,12 +1,11 @@
 package qcow2_test
 
 import (
-	"context"
-	"sync"
-
 	"bytes"
+	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/virtfmt/virtfmt/internal/difftest"
@@ -118,6 +117,36 @@ func TestBitmapCrowd(t *testing.T) {
 	defer im.Close()
 	if res, err := im.Check(t.Context(), nil); err != nil || !res.Clean() {
 		t.Errorf("%+v, %v", res, err)
+	}
+}
+
+// TestBitmapsAtFirstWrite: who lists bitmaps or reads their bits in the moment
+// in which the first write marks them in the file finds them as they are.
+func TestBitmapsAtFirstWrite(t *testing.T) {
+	f := bitmapDisk(t, 1<<20, 4096)
+	for range difftest.Scale(t, 300) {
+		im := reopen(t, f.Clone())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := im.WriteAt([]byte("x"), 0); err != nil {
+				t.Error(err)
+			}
+		})
+		for range 3 {
+			for _, err := range im.DirtyRanges("on") {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			list, err := im.Bitmaps()
+			if err != nil || list[0].InUse || list[1].InUse {
+				t.Fatalf("%+v, %v", list, err)
+			}
+		}
+		wg.Wait()
+		if err := im.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
