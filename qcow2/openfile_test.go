@@ -98,7 +98,7 @@ func TestOpenFileRefusesNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
-		t.Skip(err) // Windows without the privilege
+		t.Fatal(err)
 	}
 	if err := os.Symlink("base.raw", filepath.Join(dir, "inner")); err != nil {
 		t.Fatal(err)

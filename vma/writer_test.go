@@ -120,7 +120,7 @@ func writeShuffled(t testing.TB, rnd *rand.Rand, disks []ram) []byte {
 		dev uint8
 		num int
 	}
-	var todo []place
+	var places []place
 	for i, d := range disks {
 		name := fmt.Sprintf("disk%d", i)
 		if i == len(disks)-1 {
@@ -128,7 +128,7 @@ func writeShuffled(t testing.TB, rnd *rand.Rand, disks []ram) []byte {
 		}
 		h.Devices = append(h.Devices, vma.DeviceInfo{ID: uint8(10 + i), Name: name, Size: d.Size()})
 		for n := range (len(d) + vma.ClusterSize - 1) / vma.ClusterSize {
-			todo = append(todo, place{uint8(10 + i), n})
+			places = append(places, place{uint8(10 + i), n})
 		}
 	}
 	var b bytes.Buffer
@@ -136,9 +136,9 @@ func writeShuffled(t testing.TB, rnd *rand.Rand, disks []ram) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rnd.Shuffle(len(todo), func(i, j int) { todo[i], todo[j] = todo[j], todo[i] })
+	rnd.Shuffle(len(places), func(i, j int) { places[i], places[j] = places[j], places[i] })
 	last := -1
-	for _, p := range todo[:rnd.IntN(len(todo)+1)] {
+	for _, p := range places[:rnd.IntN(len(places)+1)] {
 		d := disks[p.dev-10]
 		vm := int(p.dev)-10 == len(disks)-1
 		if vm {

@@ -49,14 +49,13 @@ func appendJSON(b *strings.Builder, v any, indent string) {
 		}
 		b.WriteString("\n" + indent + "]")
 	default:
-		enc := json.NewEncoder(b)
+		var text strings.Builder
+		enc := json.NewEncoder(&text)
 		enc.SetEscapeHTML(false)
 		if err := enc.Encode(v); err != nil {
-			b.WriteString("null\n")
+			text.WriteString("null")
 		}
-		s := strings.TrimSuffix(b.String(), "\n")
-		b.Reset()
-		b.WriteString(s)
+		b.WriteString(strings.TrimSuffix(text.String(), "\n"))
 	}
 }
 

@@ -31,7 +31,7 @@ func Run[J, S any](ctx context.Context, workers, ahead int, jobs iter.Seq[J], wo
 	for range ahead {
 		slots <- new(S)
 	}
-	todo, order := make(chan *task, ahead), make(chan *task, ahead)
+	tasks, order := make(chan *task, ahead), make(chan *task, ahead)
 	var group sync.WaitGroup
 	call := func(f func(J, *S) error, t *task) {
 		if ctx.Err() != nil {
@@ -43,7 +43,7 @@ func Run[J, S any](ctx context.Context, workers, ahead int, jobs iter.Seq[J], wo
 	}
 	for range workers {
 		group.Go(func() {
-			for t := range todo {
+			for t := range tasks {
 				call(work, t)
 				close(t.worked)
 			}
@@ -66,10 +66,10 @@ func Run[J, S any](ctx context.Context, workers, ahead int, jobs iter.Seq[J], wo
 			break
 		}
 		t := &task{job, slot, make(chan struct{})}
-		todo <- t
+		tasks <- t
 		order <- t
 	}
-	close(todo)
+	close(tasks)
 	close(order)
 	group.Wait()
 	return context.Cause(ctx)

@@ -1,7 +1,6 @@
 package imgopen
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"iter"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/virtfmt/virtfmt/internal/align"
 	"github.com/virtfmt/virtfmt/internal/block"
-	"github.com/virtfmt/virtfmt/internal/sparse"
 )
 
 // rawDisk returns a file as a disk of whole sectors.
@@ -123,22 +121,17 @@ func (u unsynced) PunchHole(off, n int64) error             { return PunchHole(u
 // PunchHole makes n bytes of a file at off read as zeros and gives back the space
 // they take. Where a file cannot, the error is errors.ErrUnsupported.
 func PunchHole(f File, off, n int64) error {
-	switch f := f.(type) {
-	case *os.File:
-		return sparse.PunchHole(f, off, n)
-	case block.ZeroWriter:
-		return f.WriteZeroesAt(off, n)
-	case block.PunchHoler:
-		return f.PunchHole(off, n)
+	if z, ok := f.(block.ZeroWriter); ok {
+		return z.WriteZeroesAt(off, n)
 	}
-	return errors.ErrUnsupported
+	return block.PunchHole(f, off, n)
 }
 
 // A detecting writer makes zeros instead of storing them, where it can.
 type detecting struct{ Writer }
 
 func (d detecting) WriteAt(b []byte, off int64) (int, error) {
-	if len(b) > 0 && b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1]) && d.WriteZeroesAt(off, int64(len(b))) == nil {
+	if block.IsZero(b) && d.WriteZeroesAt(off, int64(len(b))) == nil {
 		return len(b), nil
 	}
 	return d.Writer.WriteAt(b, off)
