@@ -131,22 +131,6 @@ func hasBitmap(im *qcow2.Image, name string) bool {
 	return err == nil && slices.ContainsFunc(all, func(b qcow2.Bitmap) bool { return b.Name == name })
 }
 
-// bitmapObjects returns the bitmaps of an image for JSON.
-func bitmapObjects(all []qcow2.Bitmap) list {
-	l := list{}
-	for _, b := range all {
-		flags := list{}
-		if b.InUse {
-			flags = append(flags, "in-use")
-		}
-		if b.Enabled {
-			flags = append(flags, "auto")
-		}
-		l = append(l, object{{"flags", flags}, {"name", b.Name}, {"granularity", b.Granularity}})
-	}
-	return l
-}
-
 // checkBitmaps holds that a conversion can copy bitmaps.
 func (v *conversion) checkBitmaps(images []*imgopen.Image) error {
 	switch create, err := parseCreate(v.outFormat, v.options); {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/virtfmt/virtfmt/examples/internal/imginfo"
 	"github.com/virtfmt/virtfmt/examples/internal/imgopen"
 	"github.com/virtfmt/virtfmt/qcow2"
 	"github.com/virtfmt/virtfmt/qed"
@@ -210,7 +211,7 @@ func (c *command) printFindings(r *checked) {
 func (c *command) printCheck(name, format string, r *checked, s *settings) error {
 	c.printFindings(r)
 	if s.json {
-		return writeJSON(c.stdout, r.object(name, format))
+		return imginfo.WriteJSON(c.stdout, r.object(name, format))
 	}
 	if s.quiet {
 		return nil
@@ -239,8 +240,8 @@ func (c *command) printCheck(name, format string, r *checked, s *settings) error
 }
 
 // object returns r for JSON, without the counts that are zero.
-func (r *checked) object(name, format string) object {
-	o := object{{"filename", name}, {"format", format}, {"check-errors", r.checkErrors}}
+func (r *checked) object(name, format string) imginfo.Object {
+	o := imginfo.Object{{"filename", name}, {"format", format}, {"check-errors", r.checkErrors}}
 	for _, m := range []struct {
 		key   string
 		value int64
@@ -250,7 +251,7 @@ func (r *checked) object(name, format string) object {
 		{"allocated-clusters", r.allocated}, {"fragmented-clusters", r.fragmented}, {"compressed-clusters", r.comp},
 	} {
 		if m.value != 0 {
-			o.add(m.key, m.value)
+			o.Add(m.key, m.value)
 		}
 	}
 	return o

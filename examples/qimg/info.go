@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/virtfmt/virtfmt/examples/internal/imginfo"
 	"github.com/virtfmt/virtfmt/examples/internal/imgopen"
 	"github.com/virtfmt/virtfmt/qcow2"
 )
@@ -34,15 +35,15 @@ func (c *command) info(args []string) error {
 		return err
 	}
 	if s.json && chain {
-		all := list{}
+		all := imginfo.List{}
 		for _, i := range infos {
 			all = append(all, i.object())
 		}
-		return writeJSON(c.stdout, all)
+		return imginfo.WriteJSON(c.stdout, all)
 	}
 	for n, i := range infos {
 		if s.json {
-			return writeJSON(c.stdout, i.object())
+			return imginfo.WriteJSON(c.stdout, i.object())
 		}
 		if n > 0 {
 			fmt.Fprintln(c.stdout)
@@ -94,8 +95,8 @@ type imageInfo struct {
 	backing, fullBacking string
 	backingFormat        string
 	snapshots            []qcow2.Snapshot
-	formatType           string // of specific
-	specific             object // nil for none
+	formatType           string         // of specific
+	specific             imginfo.Object // nil for none
 }
 
 // inspect looks at an image that is open for its metadata.
@@ -134,100 +135,41 @@ func (i *imageInfo) fromQcow2(im *qcow2.Image) error {
 	i.encrypted = h.CryptMethod != qcow2.CryptNone
 	i.backing, i.backingFormat = h.BackingFile, h.BackingFormat()
 	i.formatType = "qcow2"
-	compression := "zlib"
-	if h.CompressionType == qcow2.CompressionZstd {
-		compression = "zstd"
-	}
-	if h.Version < 3 {
-		i.specific = object{{"compat", "0.10"}, {"compression-type", compression}, {"refcount-bits", h.RefcountBits()}}
-	} else {
-		i.specific = object{
-			{"compat", "1.1"}, {"compression-type", compression},
-			{"lazy-refcounts", h.CompatibleFeatures&qcow2.CompatLazyRefcounts != 0},
-		}
-		all, err := im.Bitmaps()
-		if err != nil {
-			return err
-		}
-		if len(all) > 0 {
-			i.specific.add("bitmaps", bitmapObjects(all))
-		}
-		i.specific.add("refcount-bits", h.RefcountBits())
-	}
-	if i.encrypted {
-		e, err := im.Encryption()
-		if err != nil {
-			return err
-		}
-		i.specific.add("encrypt", encryption(e))
-	}
-	if h.IncompatibleFeatures&qcow2.IncompatExternalData != 0 {
-		if name := h.DataFile(); name != "" {
-			i.specific.add("data-file", name)
-		}
-		i.specific.add("data-file-raw", h.AutoclearFeatures&qcow2.AutoclearRawExternal != 0)
-	}
-	if h.Version >= 3 {
-		i.specific.add("corrupt", h.IncompatibleFeatures&qcow2.IncompatCorrupt != 0)
-		i.specific.add("extended-l2", h.IncompatibleFeatures&qcow2.IncompatExtendedL2 != 0)
-	}
-	return nil
-}
-
-// encryption describes how an image is encrypted.
-func encryption(e *qcow2.Encryption) object {
-	if e.Method == qcow2.CryptAES {
-		return object{{"format", "aes"}}
-	}
-	slots := list{}
-	for _, k := range e.Slots {
-		if k.Active {
-			slots = append(slots, object{{"active", true}, {"iters", k.Iterations}, {"key-offset", k.Offset}, {"stripes", k.Stripes}})
-		} else {
-			slots = append(slots, object{{"active", false}, {"key-offset", k.Offset}})
-		}
-	}
-	o := object{{"ivgen-alg", e.IVGen}, {"hash-alg", e.Hash}, {"cipher-alg", e.Cipher}, {"uuid", e.UUID}}
-	if e.IVGenHash != "" {
-		o.add("ivgen-hash-alg", e.IVGenHash)
-	}
-	return append(o, object{
-		{"format", "luks"}, {"cipher-mode", e.CipherMode}, {"slots", slots}, {"payload-offset", e.PayloadOffset},
-		{"master-key-iters", e.MasterKeyIterations},
-	}...)
+	i.specific, err = imginfo.Qcow2(im, false)
+	return err
 }
 
 // object returns i for JSON.
-func (i *imageInfo) object() object {
-	var o object
+func (i *imageInfo) object() imginfo.Object {
+	var o imginfo.Object
 	if len(i.snapshots) > 0 {
-		all := list{}
+		all := imginfo.List{}
 		for _, s := range i.snapshots {
 			all = append(all, snapshotObject(s))
 		}
-		o.add("snapshots", all)
+		o.Add("snapshots", all)
 	}
 	if i.backingFormat != "" {
-		o.add("backing-filename-format", i.backingFormat)
+		o.Add("backing-filename-format", i.backingFormat)
 	}
-	o.add("virtual-size", i.size)
-	o.add("filename", i.name)
+	o.Add("virtual-size", i.size)
+	o.Add("filename", i.name)
 	if i.cluster > 0 {
-		o.add("cluster-size", i.cluster)
+		o.Add("cluster-size", i.cluster)
 	}
-	o.add("format", i.format)
-	o.add("actual-size", i.actual)
+	o.Add("format", i.format)
+	o.Add("actual-size", i.actual)
 	if i.specific != nil {
-		o.add("format-specific", object{{"type", i.formatType}, {"data", i.specific}})
+		o.Add("format-specific", imginfo.Object{{"type", i.formatType}, {"data", i.specific}})
 	}
 	if i.encrypted {
-		o.add("encrypted", true)
+		o.Add("encrypted", true)
 	}
 	if i.backing != "" {
-		o.add("full-backing-filename", i.fullBacking)
-		o.add("backing-filename", i.backing)
+		o.Add("full-backing-filename", i.fullBacking)
+		o.Add("backing-filename", i.backing)
 	}
-	o.add("dirty-flag", i.dirty)
+	o.Add("dirty-flag", i.dirty)
 	return o
 }
 
@@ -259,6 +201,6 @@ func (i *imageInfo) print(c *command) {
 	}
 	if i.specific != nil {
 		fmt.Fprintln(w, "Format specific information:")
-		writeText(w, i.specific, "    ")
+		imginfo.WriteText(w, i.specific, "    ")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 
+	"github.com/virtfmt/virtfmt/examples/internal/imginfo"
 	"github.com/virtfmt/virtfmt/examples/internal/imgopen"
 	"github.com/virtfmt/virtfmt/internal/align"
 	"github.com/virtfmt/virtfmt/internal/block"
@@ -179,11 +180,11 @@ func (d mapped) Extents(off, n int64) iter.Seq2[block.Extent, error] {
 
 func (c *command) printMeasure(m *measuring, r qcow2.Measurement, bitmaps bool) error {
 	if m.json {
-		o := object{{"required", r.Required}, {"fully-allocated", r.FullyAllocated}}
+		o := imginfo.Object{{"required", r.Required}, {"fully-allocated", r.FullyAllocated}}
 		if bitmaps {
-			o.add("bitmaps", r.Bitmaps)
+			o.Add("bitmaps", r.Bitmaps)
 		}
-		return writeJSON(c.stdout, o)
+		return imginfo.WriteJSON(c.stdout, o)
 	}
 	fmt.Fprintf(c.stdout, "required size: %d\nfully allocated size: %d\n", r.Required, r.FullyAllocated)
 	if bitmaps {

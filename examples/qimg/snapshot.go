@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/virtfmt/virtfmt/examples/internal/imginfo"
 	"github.com/virtfmt/virtfmt/qcow2"
 )
 
@@ -118,13 +119,13 @@ func printSnapshots(w io.Writer, all []qcow2.Snapshot) {
 }
 
 // snapshotObject returns a snapshot for JSON.
-func snapshotObject(s qcow2.Snapshot) object {
-	o := object{
+func snapshotObject(s qcow2.Snapshot) imginfo.Object {
+	o := imginfo.Object{
 		{"vm-clock-nsec", s.VMClock.Nanoseconds() % 1e9}, {"name", s.Name}, {"date-sec", s.Time.Unix()},
 		{"date-nsec", s.Time.Nanosecond()}, {"vm-clock-sec", int64(s.VMClock / time.Second)}, {"id", s.ID}, {"vm-state-size", s.VMStateSize},
 	}
 	if s.ICount != -1 {
-		o.add("icount", s.ICount)
+		o.Add("icount", s.ICount)
 	}
 	return o
 }

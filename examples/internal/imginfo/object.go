@@ -1,27 +1,29 @@
-package main
+// Package imginfo describes disk images in the words of QEMU's programs, as JSON and
+// as text.
+package imginfo
 
 import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"strings"
 )
 
-// An object is one of JSON, whose members have an order.
-type object []member
+// An Object is one of JSON, whose members have an order.
+type Object []Member
 
-type member struct {
-	key   string
-	value any // an object, a list, or what package json takes
-}
+// A Member is a key, which is a string, and a value: an Object, a List, or what
+// package json takes.
+type Member [2]any
 
-type list []any
+// A List is one of JSON.
+type List []any
 
-func (o *object) add(key string, value any) { *o = append(*o, member{key, value}) }
+// Add adds a member at the end.
+func (o *Object) Add(key string, value any) { *o = append(*o, Member{key, value}) }
 
-// writeJSON writes v as qemu-img does, with indents of four spaces.
-func writeJSON(w io.Writer, v any) error {
+// WriteJSON writes v as qemu-img does, with indents of four spaces.
+func WriteJSON(w io.Writer, v any) error {
 	var b strings.Builder
 	appendJSON(&b, v, "")
 	b.WriteByte('\n')
@@ -32,16 +34,16 @@ func writeJSON(w io.Writer, v any) error {
 func appendJSON(b *strings.Builder, v any, indent string) {
 	inner := indent + "    "
 	switch v := v.(type) {
-	case object:
+	case Object:
 		b.WriteString("{")
 		for i, m := range v {
 			separate(b, i, inner)
-			appendJSON(b, m.key, inner)
+			appendJSON(b, m[0], inner)
 			b.WriteString(": ")
-			appendJSON(b, m.value, inner)
+			appendJSON(b, m[1], inner)
 		}
 		b.WriteString("\n" + indent + "}")
-	case list:
+	case List:
 		b.WriteString("[")
 		for i, e := range v {
 			separate(b, i, inner)
@@ -66,20 +68,20 @@ func separate(b *strings.Builder, i int, indent string) {
 	b.WriteString("\n" + indent)
 }
 
-// writeText writes the members of o as qemu-img does for people.
-func writeText(w io.Writer, o object, indent string) {
+// WriteText writes the members of o as qemu-img does for people.
+func WriteText(w io.Writer, o Object, indent string) {
 	for _, m := range o {
-		fmt.Fprintf(w, "%s%s:", indent, strings.ReplaceAll(m.key, "-", " "))
-		writeTextValue(w, m.value, indent)
+		fmt.Fprintf(w, "%s%s:", indent, strings.ReplaceAll(m[0].(string), "-", " "))
+		writeTextValue(w, m[1], indent)
 	}
 }
 
 func writeTextValue(w io.Writer, v any, indent string) {
 	switch v := v.(type) {
-	case object:
+	case Object:
 		fmt.Fprintln(w)
-		writeText(w, v, indent+"    ")
-	case list:
+		WriteText(w, v, indent+"    ")
+	case List:
 		fmt.Fprintln(w)
 		for i, e := range v {
 			fmt.Fprintf(w, "%s    [%d]:", indent, i)
@@ -88,17 +90,4 @@ func writeTextValue(w io.Writer, v any, indent string) {
 	default:
 		fmt.Fprintf(w, " %v\n", v)
 	}
-}
-
-// human returns a number of bytes in the largest unit that keeps it at 1000 of
-// it or less, with three digits: 1 MiB, 1.5 GiB.
-func human(n int64) string {
-	const units = " KMGTPE"
-	_, exp := math.Frexp(float64(n) / (1000.0 / 1024.0))
-	unit := max(0, (exp-1)/10)
-	s := fmt.Sprintf("%.3g ", float64(n)/float64(int64(1)<<(10*unit)))
-	if unit > 0 {
-		s += units[unit:unit+1] + "i"
-	}
-	return s + "B"
 }
