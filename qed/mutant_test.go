@@ -2,13 +2,17 @@ package qed_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/internal/memfile"
@@ -20,7 +24,7 @@ import (
 func mutableImage(tb testing.TB, o qed.CreateOptions) []byte {
 	tb.Helper()
 	m := memfile.New()
-	o.Open = &qed.Options{OpenBacking: func(string, string) (qed.Disk, error) { return bytesDisk("backing"), nil }}
+	o.Open = mutantOptions
 	img, err := qed.Create(m, 16<<20, &o)
 	if err != nil {
 		tb.Fatal(err)
@@ -77,7 +81,12 @@ func imageFields(b []byte) []mutant.Field {
 }
 
 var mutantOptions = &qed.Options{
-	OpenBacking:   func(string, string) (qed.Disk, error) { return bytesDisk("backing"), nil },
+	OpenBacking: func(name, _ string) (qed.Disk, error) {
+		if name == "other" {
+			return bytesDisk(strings.Repeat("behind", 5000)), nil
+		}
+		return bytesDisk(strings.Repeat("backing", 5000)), nil
+	},
 	BackingFormat: "raw",
 }
 
@@ -135,6 +144,7 @@ func tryMutant(t *testing.T, good []byte, stats *mutant.Stats, random *rand.Rand
 			clean = err == nil && res.Corruptions == 0
 		})
 		writeMutant(tr, img, buf, random)
+		layersOfMutant(tr, img, clean, random)
 		var err error
 		tr.Step("Close", func() { err = img.Close() })
 		if clean {
@@ -196,9 +206,51 @@ func writeMutant(tr *mutant.Trial, img *qed.Image, buf []byte, random *rand.Rand
 	})
 }
 
+// layersOfMutant commits the image to nowhere and puts it on other backing
+// files. If it is clean its disk stays what it was.
+func layersOfMutant(tr *mutant.Trial, img *qed.Image, clean bool, random *rand.Rand) {
+	// Disks may be of any size.
+	ctx, cancel := context.WithTimeout(tr.TB.Context(), 2*time.Second)
+	defer cancel()
+	start := func() []byte {
+		b := make([]byte, 32<<10)
+		n, err := img.ReadAt(b, 0)
+		if err != nil && err != io.EOF {
+			return nil
+		}
+		return b[:n]
+	}
+	tr.Step("Commit", func() { img.Commit(ctx, nowhere{img.Size()}, &qed.CommitOptions{Workers: 1}) })
+	for _, name := range [][]string{{"other", ""}, {"", "other"}}[random.IntN(2)] {
+		var was []byte
+		var err error
+		tr.Step("Rebase", func() {
+			was = start()
+			err = img.Rebase(ctx, name, "raw", &qed.RebaseOptions{Workers: 1})
+		})
+		if clean && was != nil && !bytes.Equal(start(), was) {
+			tr.Fail("the disk after Rebase, which says %v, differs", err)
+		}
+		tr.Step("writing", func() { img.WriteAt([]byte("more"), random.Int64N(1<<20)) })
+	}
+	tr.Step("ChangeBacking", func() { img.ChangeBacking([]string{"", "third"}[random.IntN(2)], "raw") })
+}
+
+// nowhere takes what is written to it and reads as zeros.
+type nowhere struct{ size int64 }
+
+func (d nowhere) Size() int64 { return d.size }
+
+func (d nowhere) WriteAt(p []byte, off int64) (int, error) { return len(p), nil }
+
+func (d nowhere) ReadAt(p []byte, off int64) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
 // TestMutantsInQemu: what QEMU reads of a mutant is what is read here.
 func TestMutantsInQemu(t *testing.T) {
-	io := difftest.Tool(t, "qemu-io", "7.2")
+	tool := difftest.Tool(t, "qemu-io", "7.2")
 	random := rand.New(rand.NewPCG(difftest.Seed(t, 1), 10))
 	good := mutableImage(t, qed.CreateOptions{ClusterSize: 4096, TableSize: 2})
 	name := filepath.Join(t.TempDir(), "mutant.qed")
@@ -217,7 +269,7 @@ func TestMutantsInQemu(t *testing.T) {
 			args = append(args, "-c", fmt.Sprintf("read -v %d 512", off))
 		}
 		got := make([]byte, 512)
-		for off, want := range difftest.HexDumps(difftest.Try(t, io, args...).Stdout) {
+		for off, want := range difftest.HexDumps(difftest.Try(t, tool, args...).Stdout) {
 			if _, err := img.ReadAt(got, off); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("%s: at %d: %x…, %v; %x… in QEMU", what, off, got[:16], err, want[:16])
 			}
