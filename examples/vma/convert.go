@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/virtfmt/virtfmt/qcow2"
@@ -44,14 +43,14 @@ func (c *command) convert(in *input, o options, args []string) (err error) {
 	if v.encode.Compress && in.file == nil {
 		return errors.New("only a file that is not compressed can become compressed images")
 	}
-	chosen := func(vma.DeviceInfo) bool { return true }
-	if list := o.last('d', ""); list != "" {
-		names := strings.Split(list, ",")
-		chosen = func(d vma.DeviceInfo) bool { return slices.Contains(names, d.Name) }
-	}
 	x, err := in.extractor(c)
 	if err != nil {
 		return err
+	}
+	h := x.Header()
+	chosen := c.chooser(&h, o)
+	if chosen == nil {
+		chosen = func(vma.DeviceInfo) bool { return true }
 	}
 	if err := os.Mkdir(args[0], 0o777); err != nil && !errors.Is(err, os.ErrExist) {
 		return err

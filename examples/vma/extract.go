@@ -3,8 +3,6 @@ package main
 import (
 	"errors"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/virtfmt/virtfmt/vma"
 )
@@ -22,10 +20,7 @@ func (c *command) extract(in *input, o options, args []string) (err error) {
 		c.printHeader(&h)
 		opt.Progress = percent(c.stdout)
 	}
-	if list := o.last('d', ""); list != "" {
-		names := strings.Split(list, ",")
-		opt.Select = func(d vma.DeviceInfo) bool { return slices.Contains(names, d.Name) }
-	}
+	opt.Select = c.chooser(&h, o)
 	if err := os.Mkdir(args[0], 0o777); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -46,6 +47,23 @@ func printable(name string) string {
 		}
 		return unicode.ReplacementChar
 	}, name)
+}
+
+// chooser returns what says whether a drive is one of those that option -d
+// lists, nil where it is not given. A salvage may find drives that the header
+// does not name.
+func (c *command) chooser(h *vma.Header, o options) func(vma.DeviceInfo) bool {
+	list := o.last('d', "")
+	if list == "" {
+		return nil
+	}
+	names := strings.Split(list, ",")
+	for _, name := range names {
+		if !o.has('S') && !slices.ContainsFunc(h.Devices, func(d vma.DeviceInfo) bool { return d.Name == name }) {
+			fmt.Fprintf(c.stderr, "vma: warning: the archive has no drive %q\n", name)
+		}
+	}
+	return func(d vma.DeviceInfo) bool { return slices.Contains(names, d.Name) }
 }
 
 // A noConfigError is a config that the archive does not have.

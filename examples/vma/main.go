@@ -25,6 +25,8 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+
+	"github.com/virtfmt/virtfmt/vma"
 )
 
 const usage = `usage: vma command [command options]
@@ -36,6 +38,19 @@ vma extract <archive> [-v] [-S] [-d <drive-list>] [-r <map>] <targetdir>
 vma verify <archive> [-v] [-S]
 vma convert <archive> [-S] [-z deflate|zstd] [-d <drive-list>] <targetdir>
 vma repack <archive> <new archive> [-S] [-u uuid]
+
+An archive that is read may be - for standard input, and compressed with zstd,
+gzip or, where lzop is installed, lzo; repack and convert -z need a plain file.
+
+  -c  create: a config to put in; config: the one to print, qemu-server.conf
+  -d  create: a disk to put in; else: the drives to take, with commas between
+  -r  a file or pipe that says where drives go, a line each: "skip=NAME" or
+      "[format=F:]0:NAME=DISK", 1 in place of 0 where DISK is not all zeros;
+      then a line "done"
+  -S  salvage: go on at damage, take what can be read, and name what is lost
+  -u  the UUID of the new archive
+  -v  tell more
+  -z  compress the images
 `
 
 // The exit codes of the original: of its errors, which end it by a signal, of
@@ -80,12 +95,31 @@ func main() {
 	os.Exit(c.main(os.Args[1:]))
 }
 
+// A checkedWriter remembers the first error of w, for those who print.
+type checkedWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (c *checkedWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	if c.err == nil {
+		c.err = err
+	}
+	return n, err
+}
+
 // errUsage is wrong usage.
 var errUsage = errors.New("wrong usage")
 
 // main runs a command line and returns the exit code.
 func (c *command) main(args []string) int {
+	out := &checkedWriter{w: c.stdout}
+	c.stdout = out
 	err := c.dispatch(args)
+	if err == nil {
+		err = out.err // lost output
+	}
 	var none *noConfigError
 	switch {
 	case err == nil:
@@ -130,7 +164,11 @@ func (c *command) dispatch(args []string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(cmd.operation(c, in, o, rest[1:]), in.close())
+	err = errors.Join(cmd.operation(c, in, o, rest[1:]), in.close())
+	if bad := new(vma.FormatError); errors.As(err, &bad) && !errors.Is(err, vma.ErrFormat) && cmd.args == 2 && !o.has('S') {
+		err = fmt.Errorf("%w (-S takes what can be read)", err)
+	}
+	return err
 }
 
 // options are the options of a command line, by letter; one without a value

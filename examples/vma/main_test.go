@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -356,6 +357,44 @@ func TestUsage(t *testing.T) {
 	o, rest, err := parse([]string{"a", "-vc", "x", "-cy", "--", "-z"}, "vc:")
 	if err != nil || !o.has('v') || fmt.Sprint(o['c']) != "[x y]" || fmt.Sprint(rest) != "[a -z]" {
 		t.Errorf("parse: %v, %v, %v", o, rest, err)
+	}
+}
+
+// A fullDisk takes nothing.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// TestMistakes are those that would otherwise pass unseen.
+func TestMistakes(t *testing.T) {
+	dir := testArchive(t)
+	a := filepath.Join(dir, "a.vma")
+	for _, args := range [][]string{{"list", a}, {"config", a}, {"verify", "-v", a}, {"--help"}} {
+		var stderr bytes.Buffer
+		c := &command{t.Context(), nil, fullDisk{}, &stderr}
+		if code := c.main(args); code != exitError || !strings.Contains(stderr.String(), "no space") {
+			t.Errorf("%q to a full disk: exit %d, %s", args, code, &stderr)
+		}
+	}
+	for _, command := range []string{"extract", "convert"} {
+		for drives, want := range map[string]string{"drive-scsi1,drive-scsi0": "vma: warning: the archive has no drive \"drive-scsi1\"\n", "drive-scsi0": ""} {
+			if r := do(t, nil, command, "-d", drives, a, filepath.Join(t.TempDir(), "out")); r.code != 0 || r.stderr != want {
+				t.Errorf("%s -d %s: %+v", command, drives, r)
+			}
+		}
+	}
+	plain, err := os.ReadFile(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const hint = "(-S takes what can be read)\n"
+	for name, b := range map[string][]byte{"damaged": plain[:len(plain)/2], "other": make([]byte, 20000)} {
+		for _, args := range [][]string{{"extract", "-"}, {"extract", "-S", "-"}} {
+			r := do(t, b, append(args, filepath.Join(t.TempDir(), "out"))...)
+			if r.code != exitError || strings.HasSuffix(r.stderr, hint) != (name == "damaged" && len(args) == 2) {
+				t.Errorf("%q of a %s file: %+v", args, name, r)
+			}
+		}
 	}
 }
 
