@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -68,6 +69,15 @@ func (p *program) convert(args []string) error {
 	convert := migschema.ToBER
 	if format == migschema.Classic {
 		convert = migschema.ToClassic
+		if _, ok := src.(io.Seeker); !ok && !*lossy {
+			f, err := spool(src)
+			if err != nil {
+				return err
+			}
+			defer os.Remove(f.Name())
+			defer f.Close()
+			src = f
+		}
 	}
 	return p.convertTo(args[1], src, func(dst io.Writer) (*migschema.Report, error) { return convert(dst, src, opt) })
 }
@@ -87,6 +97,23 @@ func peek(src io.Reader) (io.Reader, migschema.Format, error) {
 		}
 	}
 	return io.MultiReader(bytes.NewReader(head[:n]), src), format, nil
+}
+
+// spool copies what cannot seek into a file that can: which part of RAM is the
+// last one, and what the devices are, is told by the whole of a stream alone.
+func spool(src io.Reader) (*os.File, error) {
+	f, err := os.CreateTemp("", "migdump-*")
+	if err != nil {
+		return nil, err
+	}
+	_, err = io.Copy(f, src)
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		err = errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	return f, err
 }
 
 // convertTo writes to a file and tells how it went.

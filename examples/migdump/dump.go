@@ -52,11 +52,13 @@ func (p *program) dump(args []string) error {
 	}
 	defer done()
 	out := &printer{w: bufio.NewWriter(p.out), json: p.json, data: *data}
+	found := *section == ""
 	out.begin()
 	for l, lerr := range migschema.Dump(src, o) {
 		if err = lerr; err != nil {
 			break
 		}
+		found = found || l.Section == *section
 		switch {
 		case *fields && l.Field == "", *section != "" && l.Section != *section, *noPages && isPage(l):
 			continue
@@ -67,6 +69,9 @@ func (p *program) dump(args []string) error {
 	}
 	if end := out.end(); err == nil {
 		err = end
+	}
+	if err == nil && !found {
+		err = fmt.Errorf("the stream has no section %q", *section)
 	}
 	return err
 }

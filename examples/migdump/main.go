@@ -7,7 +7,8 @@
 //	migdump convert IN OUT            classic to BER, BER to classic
 //
 // With -json they print JSON. A FILE of - is standard input, an OUT of -
-// standard output; ram writes to files alone. The exit status is 0 if all is
+// standard output; ram writes to files alone. BER from a pipe goes through a
+// temporary file on its way to classic. The exit status is 0 if all is
 // well, 1 if the stream is bad or something failed, 2 if the command line is
 // wrong.
 package main

@@ -110,12 +110,13 @@ func TestDump(t *testing.T) {
 	if text = migdump(t, 0, "dump", "-section", "ram", name); strings.Contains(text, "dev") {
 		t.Errorf("%s", text)
 	}
-	for _, args := range [][]string{{}, {"-fields"}, {"-section", "nothing"}} {
+	for _, args := range [][]string{{}, {"-fields"}, {"-section", "dev"}} {
 		var lines []dumpLine
 		if err := json.Unmarshal([]byte(migdump(t, 0, append(append([]string{"dump", "-json"}, args...), name)...)), &lines); err != nil {
 			t.Error(err)
 		}
 	}
+	contains(t, migdump(t, 1, "dump", "-section", "nothing", name), "no section \"nothing\"")
 	// A stream that breaks is dumped as far as it goes.
 	b, _ := os.ReadFile(name)
 	contains(t, piped(t, 1, string(b[:300]), "dump", "-"), "ram.totalram uint64 20480", "migdump: migschema:", "truncated")
@@ -155,6 +156,12 @@ func TestConvert(t *testing.T) {
 		t.Errorf("%d: %s", got, &errOut)
 	}
 	contains(t, errOut.String(), "end of RAM")
+	// Without a loss where it does not fit into a pipe at once.
+	none2, errOut := bytes.Buffer{}, bytes.Buffer{}
+	in.Buffer = bytes.NewBuffer(b)
+	if got := run([]string{"convert", "-", "-"}, in, &none2, &errOut); got != 0 || none2.String() != string(none) {
+		t.Errorf("%d: %s, came back as %q", got, &errOut, &none2)
+	}
 }
 
 // TestFailureKeeps: what cannot be read leaves the file that was there, and
@@ -199,6 +206,12 @@ func TestRAM(t *testing.T) {
 	contains(t, migdump(t, 0, "ram", "-block", "pc.ram", name, out), "rom: 4096 bytes, left out")
 	if b, err := os.ReadFile(out); err != nil || !bytes.Equal(b, memory[:0x4000]) {
 		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	contains(t, migdump(t, 1, "ram", "-block", "nothing", name, out), "no block \"nothing\"")
+	contains(t, migdump(t, 1, "ram", "-block", "nothing", name), "no block \"nothing\"")
+	contains(t, migdump(t, 1, "ram", name, "-"), "needs a file")
+	if b, err := os.ReadFile(out); err != nil || !bytes.Equal(b, memory[:0x4000]) {
+		t.Errorf("a block that is not there left %d bytes, %v", len(b), err)
 	}
 	var blocks []ramBlock
 	if err := json.Unmarshal([]byte(migdump(t, 0, "ram", "-json", name)), &blocks); err != nil || len(blocks) != 2 || len(blocks[0].Extents) != 3 {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/virtfmt/virtfmt/migschema"
 )
@@ -53,12 +54,18 @@ func (p *program) ram(args []string) error {
 	}
 	if len(args) == 1 {
 		m, err := migschema.ReadRAM(nowhere{}, src, o, opt)
-		return errors.Join(p.printBlocks(m), err)
+		return errors.Join(p.printBlocks(m), err, placed(m, *block))
+	}
+	if args[1] == "-" {
+		return errors.New("ram writes out of order: it needs a file, not standard output")
 	}
 	var m *migschema.RAM
 	err = output(args[1], src, func(f *os.File, regular bool) (err error) {
 		opt.Sparse = regular
-		if m, err = migschema.ReadRAM(f, src, o, opt); err != nil || !regular {
+		if m, err = migschema.ReadRAM(f, src, o, opt); err != nil {
+			return err
+		}
+		if err = placed(m, *block); err != nil || !regular {
 			return err
 		}
 		return f.Truncate(end(m))
@@ -67,6 +74,15 @@ func (p *program) ram(args []string) error {
 		return err
 	}
 	return p.printBlocks(m)
+}
+
+// placed is an error where the block that was asked for is not there.
+func placed(m *migschema.RAM, block string) error {
+	has := func(r migschema.RAMRange) bool { return r.Block.Name == block }
+	if block != "" && !slices.ContainsFunc(m.Blocks(), has) {
+		return fmt.Errorf("the stream has no block %q", block)
+	}
+	return nil
 }
 
 // end returns where the image of RAM ends.
