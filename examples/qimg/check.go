@@ -67,7 +67,7 @@ func (c *command) checkImage(name string, s *settings, fix repair) error {
 	}
 	// What is repaired is opened again, for writing.
 	result, err := c.findings(img)
-	format := img.Format
+	format, cluster := img.Format, img.ClusterSize()
 	if err := errors.Join(err, img.Close()); err != nil {
 		return checkFailed(err)
 	}
@@ -79,7 +79,7 @@ func (c *command) checkImage(name string, s *settings, fix repair) error {
 		c.printFindings(result)
 		o := c.options(s)
 		o.Write = true
-		fixed, err := c.repair(name, o, fix)
+		fixed, err := c.repair(name, o, fix, cluster)
 		if err != nil {
 			return checkFailed(err)
 		}
@@ -124,16 +124,37 @@ type checked struct {
 	findings                           []string
 }
 
-func fromQcow2(r *qcow2.CheckResult) *checked {
+// fromQcow2 takes over what was found in an image with clusters of a size.
+func fromQcow2(r *qcow2.CheckResult, cluster int64) *checked {
 	c := &checked{
 		r.Corruptions, r.Leaks, r.CheckErrors, r.CorruptionsFixed, r.LeaksFixed,
 		r.TotalClusters, r.AllocatedClusters, r.FragmentedClusters, r.CompressedClusters, r.ImageEndOffset, false, nil,
 	}
+	var others []string
 	for _, f := range r.Findings {
 		c.rebuild = c.rebuild || f.Kind == qcow2.FindingRefcount && f.Value < f.References
-		c.findings = append(c.findings, f.String())
+		if words := refcountWords(f, cluster); words != "" {
+			c.findings = append(c.findings, words)
+		} else {
+			others = append(others, "ERROR "+f.String())
+		}
 	}
+	c.findings = append(c.findings, others...)
 	return c
+}
+
+// refcountWords says in the words of qemu-img, which scripts look for, that a
+// refcount is wrong. It is empty for what else is found.
+func refcountWords(f qcow2.Finding, cluster int64) string {
+	what := "ERROR"
+	switch f.Kind {
+	case qcow2.FindingLeak:
+		what = "Leaked"
+	case qcow2.FindingRefcount:
+	default:
+		return ""
+	}
+	return fmt.Sprintf("%s cluster %d refcount=%d reference=%d", what, f.Offset/cluster, f.Value, f.References)
 }
 
 func fromQED(r *qed.CheckResult) *checked {
@@ -155,7 +176,7 @@ func (c *command) findings(img *imgopen.Image) (*checked, error) {
 		if err != nil {
 			return nil, err
 		}
-		return fromQcow2(r), nil
+		return fromQcow2(r, img.ClusterSize()), nil
 	case img.Qed != nil:
 		r, err := img.Qed.Check(c.ctx, nil)
 		if err != nil {
@@ -166,8 +187,8 @@ func (c *command) findings(img *imgopen.Image) (*checked, error) {
 	return nil, &exitError{exitUnsupported, message("This image format does not support checks")}
 }
 
-// repair repairs an image and returns what is left.
-func (c *command) repair(name string, o *imgopen.Options, fix repair) (_ *checked, err error) {
+// repair repairs an image with clusters of a size and returns what is left.
+func (c *command) repair(name string, o *imgopen.Options, fix repair, cluster int64) (_ *checked, err error) {
 	src, err := imgopen.Find(name, o)
 	if err != nil {
 		return nil, err
@@ -182,7 +203,7 @@ func (c *command) repair(name string, o *imgopen.Options, fix repair) (_ *checke
 		if err != nil {
 			return nil, err
 		}
-		return fromQcow2(r), nil
+		return fromQcow2(r, cluster), nil
 	}
 	img, err := src.Open()
 	if err != nil {

@@ -18,6 +18,7 @@ func TestCheck(t *testing.T) {
 		check -r foo base.qcow2
 		check --output=foo base.qcow2
 		check -T foo base.qcow2
+		check -T '' base.qcow2
 		check r.raw
 		check -f raw base.qcow2
 		check --output=json r.raw
@@ -75,6 +76,15 @@ func TestRepair(t *testing.T) {
 			}
 		})
 	}
+	t.Run("words", func(t *testing.T) {
+		newPair(t).script(damaged + `
+			sh printf '\0\1\0\3' | dd of=x bs=1 seek=131100 conv=notrunc 2>/dev/null
+			says check x
+			sh printf '\0\2' | dd of=x bs=1 seek=131082 conv=notrunc 2>/dev/null
+			sh printf '\0\0\0\0\0\5\0\0' | dd of=x bs=1 seek=262144 conv=notrunc 2>/dev/null
+			says check -q x
+		`)
+	})
 	t.Run("qed", func(t *testing.T) {
 		newPair(t).script(`
 			create -q -f qed x 1M

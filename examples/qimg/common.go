@@ -38,7 +38,7 @@ func (s *settings) set(o option) (bool, error) {
 		return true, errHelp
 	case "f":
 		if o.value == "" { // does not stand for whatever the image looks like
-			return true, message("Unknown driver ''")
+			return true, errNoDriver
 		}
 		s.format = o.value
 	case "image-opts":
@@ -50,8 +50,14 @@ func (s *settings) set(o option) (bool, error) {
 	case "p":
 		s.progress = true
 	case "t":
+		if o.value == "" { // is no mode, and does not stand for the default
+			return true, message("Invalid cache option: ")
+		}
 		s.cache = o.value
 	case "T":
+		if o.value == "" {
+			return true, message("Invalid source cache option: ")
+		}
 		s.srcCache = o.value
 	case "object":
 		if s.secrets == nil {
@@ -108,6 +114,8 @@ func innermost(err error) error {
 	return err
 }
 
+var errNoDriver error = message("Unknown driver ''")
+
 var errExclusive error = message("--image-opts and --format are mutually exclusive")
 
 // open opens an image.
@@ -126,7 +134,7 @@ func size(text, what string) (int64, error) {
 	}
 	if err != nil {
 		return 0, messagef("Invalid %s specified. You may use k, M, G, T, P or E suffixes for\n"+
-			"kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.", what)
+			"qimg: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.", what)
 	}
 	return n, nil
 }

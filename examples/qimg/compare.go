@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 
 	"github.com/virtfmt/virtfmt/examples/internal/imgopen"
@@ -10,10 +11,12 @@ import (
 	"github.com/virtfmt/virtfmt/internal/block"
 )
 
-// exitDifferent and exitFailed are the exit codes of compare besides 0.
+// The exit codes of compare besides 0.
 const (
 	exitDifferent = 1
-	exitFailed    = 2
+	exitFailed    = 2 // an image cannot be opened
+	exitUnmapped  = 3 // or does not tell what it stores
+	exitUnread    = 4 // or cannot be read
 )
 
 // compare runs "qimg compare".
@@ -35,7 +38,9 @@ func (c *command) compare(args []string) error {
 		case "s":
 			strict = true
 		case "F":
-			second = o.value
+			if second = o.value; second == "" {
+				return failed(errNoDriver)
+			}
 		}
 	}
 	if len(operands) != 2 {
@@ -69,7 +74,43 @@ func (c *command) compareImages(names []string, s *settings, second string, stri
 		return failed(err)
 	}
 	defer closing(b, &err)
-	return c.compareDisks(a, b, s, strict)
+	return c.compareDisks(&compared{a, names[0]}, &compared{b, names[1]}, s, strict)
+}
+
+// A compared is an image whose errors have the exit codes of compare.
+type compared struct {
+	*imgopen.Image
+	name string
+}
+
+func (d *compared) ReadAt(p []byte, off int64) (int, error) {
+	n, err := d.Image.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		err = &exitError{exitUnread, messagef("Error while reading offset %d of %s: %v", off, d.name, err)}
+	}
+	return n, err
+}
+
+func (d *compared) Extents(off, n int64) iter.Seq2[block.Extent, error] {
+	return unmapped(d, d.Image.Extents(off, n))
+}
+
+func (d *compared) statuses() iter.Seq2[status, error] {
+	return unmapped(d, statuses(d.Image, 0, d.Size()))
+}
+
+// unmapped gives the errors of seq an exit code.
+func unmapped[T any](d *compared, seq iter.Seq2[T, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for v, err := range seq {
+			if err != nil {
+				err = &exitError{exitUnmapped, messagef("Sector allocation test failed for %s: %v", d.name, err)}
+			}
+			if !yield(v, err) {
+				return
+			}
+		}
+	}
 }
 
 // say prints what a quiet run does not.
@@ -79,7 +120,7 @@ func (c *command) say(s *settings, format string, args ...any) {
 	}
 }
 
-func (c *command) compareDisks(a, b *imgopen.Image, s *settings, strict bool) error {
+func (c *command) compareDisks(a, b *compared, s *settings, strict bool) error {
 	if strict && a.Size() != b.Size() {
 		c.say(s, "Strict mode: Image size mismatch!\n")
 		return &exitError{code: exitDifferent}
@@ -118,11 +159,11 @@ func (c *command) compareDisks(a, b *imgopen.Image, s *settings, strict bool) er
 
 // statusMismatch returns where one image stores something and the other does
 // not in the same way, or -1.
-func statusMismatch(a, b *imgopen.Image) (int64, error) {
-	next, stop := iter.Pull2(statuses(b, 0, b.Size()))
+func statusMismatch(a, b *compared) (int64, error) {
+	next, stop := iter.Pull2(b.statuses())
 	defer stop()
 	var other status
-	for s, err := range statuses(a, 0, a.Size()) {
+	for s, err := range a.statuses() {
 		if err != nil {
 			return 0, err
 		}
@@ -135,7 +176,7 @@ func statusMismatch(a, b *imgopen.Image) (int64, error) {
 				other = o
 			}
 			if s.present != other.present || s.zero != other.zero || s.data != other.data || (s.offset < 0) != (other.offset < 0) ||
-				knownToEnd(a, s, at) != knownToEnd(b, other, at) {
+				knownToEnd(a.Image, s, at) != knownToEnd(b.Image, other, at) {
 				return at, nil
 			}
 		}

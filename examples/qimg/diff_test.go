@@ -56,6 +56,7 @@ func runIn(t *testing.T, dir, program string, args ...string) difftest.Result {
 //	COMMAND...      by qemu-img and by qimg; output and exit code are equal
 //	look COMMAND... the same, but both programs in the folder of qimg: for output that
 //	                tells of the host, such as disk sizes
+//	says COMMAND... by qemu-img and by qimg; what they print as errors is equal as well
 //	cmp FILE        the files are equal
 //	same FILE       the images are equal to qemu-img compare, and the one of qimg is clean
 //	like FILE       the same for an image that qemu-img check does not know
@@ -72,6 +73,8 @@ func (p *pair) script(text string) {
 		switch w[0] {
 		case "look":
 			p.both(line, w[1:], true)
+		case "says":
+			p.says(line, w[1:])
 		case "cmp":
 			p.equal(w[1])
 		case "same", "like":
@@ -125,6 +128,17 @@ func (p *pair) both(line string, args []string, here bool) {
 	}
 	if d := diffOutput(want.Stdout, got.Stdout); d != "" {
 		p.Errorf("%s: output differs:\n%s\n%s", line, d, got.Stderr)
+	}
+}
+
+// says runs a command line by both programs and compares what they print as
+// errors but for their own names.
+func (p *pair) says(line string, args []string) {
+	p.Helper()
+	p.both(line, args, false)
+	want := bytes.ReplaceAll(p.theirs.run(p.theirs.dir, args).Stderr, []byte("qemu-img"), []byte("qimg"))
+	if d := cmp.Diff(string(want), string(p.ours.run(p.ours.dir, args).Stderr)); d != "" {
+		p.Errorf("%s: errors differ:\n%s", line, d)
 	}
 }
 

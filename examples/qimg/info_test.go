@@ -210,5 +210,20 @@ func TestCompare(t *testing.T) {
 		compare -s v2.qcow2 ext.qcow2
 		compare full.qcow2 r.raw
 		compare -s full.qcow2 data.qcow2
+		compare -F '' v2.qcow2 comp.qcow2
+
+		# entries that point between clusters, compressed data that ends early
+		create -q -f qcow2 whole.qcow2 1M
+		io -f qcow2 whole.qcow2 -c 'write -c -P 1 0 64k' -c 'write -P 1 64k 64k'
+		sh cp whole.qcow2 l1.qcow2; printf '\2' | dd of=l1.qcow2 bs=1 seek=196614 conv=notrunc 2>/dev/null
+		sh cp whole.qcow2 l2.qcow2; printf '\2' | dd of=l2.qcow2 bs=1 seek=262158 conv=notrunc 2>/dev/null
+		sh cp whole.qcow2 comp.qcow2; printf '\377' | dd of=comp.qcow2 bs=1 seek=327680 conv=notrunc 2>/dev/null
+		compare whole.qcow2 l1.qcow2
+		compare l1.qcow2 whole.qcow2
+		compare -s l1.qcow2 whole.qcow2
+		compare -q l2.qcow2 whole.qcow2
+		compare whole.qcow2 comp.qcow2
+		compare comp.qcow2 comp.qcow2
+		compare -s comp.qcow2 whole.qcow2
 	`)
 }
