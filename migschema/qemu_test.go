@@ -203,24 +203,30 @@ func (m *machine) save(t *testing.T, vm *qtest.VM) []byte {
 	}
 	qmp(t, vm, "migrate-set-parameters", params)
 	path := filepath.Join(t.TempDir(), "stream")
-	qmp(t, vm, "migrate", map[string]any{"uri": "exec:cat > '" + path + "'"})
+	part := path + ".part" // until cat has written all of it
+	qmp(t, vm, "migrate", map[string]any{"uri": fmt.Sprintf("exec:cat > '%s' && mv '%[1]s' '%s'", part, path)})
 	if m.busy {
 		until(t, "a sixth pass", func() bool { p := progress(t, vm); return p.RAM.Syncs >= 6 || p.Status == "completed" })
 		qmp(t, vm, "migrate-set-parameters", map[string]any{"max-bandwidth": 1 << 30, "downtime-limit": 10000})
 	}
-	done := func(b []byte) bool { return len(b) > 0 && b[len(b)-1] == '}' }
-	until(t, "the end of the migration", func() bool {
-		if progress(t, vm).Status == "completed" {
-			return true
-		}
-		// With postcopy QEMU waits for an answer that a file does not give.
-		b, err := os.ReadFile(path)
-		return slices.Contains(m.caps, "postcopy-ram") && err == nil && done(b)
-	})
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
+	if slices.Contains(m.caps, "postcopy-ram") {
+		// QEMU waits for an answer that a file does not give.
+		var b []byte
+		until(t, "the end of the stream", func() bool {
+			progress(t, vm)
+			b, _ = os.ReadFile(part)
+			s, err := migschema.ReadStats(bytes.NewReader(b), nil)
+			return err == nil && s.VMDesc > 0
+		})
+		return b
 	}
+	until(t, "the end of the migration", func() bool { return progress(t, vm).Status == "completed" })
+	var b []byte
+	until(t, "the whole stream", func() (there bool) {
+		var err error
+		b, err = os.ReadFile(path)
+		return err == nil
+	})
 	return b
 }
 
