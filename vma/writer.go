@@ -296,13 +296,13 @@ func (w *Writer) storeBlocks(d *writerDevice, s slot, blocks []byte) error {
 // prepare makes room for a cluster in the pending extent and takes note of it.
 // The clusters of vmstate that were skipped are written first.
 func (w *Writer) prepare(d *writerDevice, num uint32) error {
+	if d.vmstate && int64(num) < d.next {
+		return w.fail(fmt.Errorf("vma: vmstate cluster %d after %d: they must ascend", num, d.next-1))
+	}
 	if !d.seen.add(num) {
 		return w.fail(fmt.Errorf("vma: device %d cluster %d is written twice", d.ID, num))
 	}
 	for d.vmstate && d.next != int64(num) {
-		if d.next > int64(num) {
-			return w.fail(fmt.Errorf("vma: vmstate cluster %d after %d: they must ascend", num, d.next-1))
-		}
 		if err := w.put(d, uint32(d.next), nil); err != nil {
 			return err
 		}
