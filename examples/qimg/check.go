@@ -231,11 +231,11 @@ func (c *command) printFindings(r *checked) {
 // output.
 func (c *command) printCheck(name, format string, r *checked, s *settings) error {
 	c.printFindings(r)
-	if s.json {
-		return imginfo.WriteJSON(c.stdout, r.object(name, format))
-	}
 	if s.quiet {
 		return nil
+	}
+	if s.json {
+		return imginfo.WriteJSON(c.stdout, r.object(name, format))
 	}
 	if r.corruptions+r.leaks+r.checkErrors == 0 {
 		fmt.Fprintln(c.stdout, "No errors were found on the image.")

@@ -27,6 +27,7 @@ func TestCheck(t *testing.T) {
 		check aes.qcow2
 		check unknown.qcow2
 		check -q base.qcow2
+		check -q --output=json base.qcow2
 		check -U base.qcow2
 		check -T none base.qcow2
 		check -r all base.qcow2

@@ -49,8 +49,8 @@ func (d Difference) String() string {
 }
 
 // Compare compares two disks and returns where they differ first, or nil where
-// they do not. A failure is a [*CopyError] that wraps what failed, or the
-// cause of ctx.
+// they do not. A failure before that is a [*CopyError] that wraps what failed,
+// or the cause of ctx; what lies behind the first difference does not matter.
 func Compare(ctx context.Context, a, b Disk, o *CompareOptions) (*Difference, error) {
 	if o == nil {
 		o = new(CompareOptions)
@@ -62,9 +62,7 @@ func Compare(ctx context.Context, a, b Disk, o *CompareOptions) (*Difference, er
 	if o.Strict && a.Size() != b.Size() {
 		return &Difference{DifferentSize, min(a.Size(), b.Size())}, nil
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	c := &comparer{CompareOptions: *o, ctx: ctx, cancel: cancel, a: a, b: b, total: max(a.Size(), b.Size())}
+	c := &comparer{CompareOptions: *o, ctx: ctx, a: a, b: b, total: max(a.Size(), b.Size())}
 	c.Workers = workers
 	c.buffer = defaultBuffer
 	for _, d := range []Disk{a, b} {
@@ -73,21 +71,27 @@ func Compare(ctx context.Context, a, b Disk, o *CompareOptions) (*Difference, er
 		}
 	}
 	c.run()
-	return c.first, context.Cause(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case c.failed != nil && (c.first == nil || c.failed.Offset <= c.first.Offset):
+		return nil, c.failed
+	}
+	return c.first, nil
 }
 
 // A comparer is one comparison in progress.
 type comparer struct {
 	CompareOptions
 	ctx    context.Context
-	cancel context.CancelCauseFunc
 	a, b   Disk
 	total  int64
 	buffer int
 
-	mu    sync.Mutex // guards what follows
-	done  int64
-	first *Difference
+	mu     sync.Mutex // guards what follows
+	done   int64
+	first  *Difference // the one with the least offset
+	failed *CopyError  // the same
 }
 
 // A pair is a range in which each of two disks is stored in one way.
@@ -115,7 +119,7 @@ func (c *comparer) run() {
 	for r, err := range pairsOf(c.a, c.b, c.total) {
 		switch {
 		case err != nil:
-			c.cancel(&CopyError{"map", r.off, err})
+			c.fail("map", r.off, err)
 		case c.Strict && r.a != r.b:
 			c.differ(DifferentAllocation, r.off)
 		case r.a.zero() && r.b.zero():
@@ -147,11 +151,11 @@ func (c *comparer) send(pairs chan<- pair, r pair) {
 	}
 }
 
-// wanted reports whether a difference at off or behind it would be news.
+// wanted reports whether a difference at off would be news.
 func (c *comparer) wanted(off int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.ctx.Err() == nil && (c.first == nil || off < c.first.Offset)
+	return c.ctx.Err() == nil && (c.first == nil || off < c.first.Offset) && (c.failed == nil || off < c.failed.Offset)
 }
 
 func (c *comparer) report(n int64) {
@@ -171,19 +175,29 @@ func (c *comparer) differ(kind DifferenceKind, off int64) {
 	}
 }
 
+func (c *comparer) fail(op string, off int64, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed == nil || off < c.failed.Offset {
+		c.failed = &CopyError{op, off, err}
+	}
+}
+
 // compare compares r by way of p and q.
 func (c *comparer) compare(r pair, p, q []byte) {
-	read := func(d Disk, k allocation, p []byte) []byte {
+	read := func(d Disk, k allocation, p []byte) ([]byte, error) {
 		if k.zero() {
-			return nil
+			return nil, nil
 		}
-		if err := safeio.ReadFull(d, p, r.off); err != nil && c.wanted(r.off) {
-			c.cancel(&CopyError{"read", r.off, err})
-		}
-		return p
+		return p, safeio.ReadFull(d, p, r.off)
 	}
-	x, y := read(c.a, r.a, p), read(c.b, r.b, q)
-	if c.ctx.Err() != nil {
+	x, err := read(c.a, r.a, p)
+	y, errB := read(c.b, r.b, q)
+	if err == nil {
+		err = errB
+	}
+	if err != nil {
+		c.fail("read", r.off, err)
 		return
 	}
 	if x == nil {
