@@ -1,7 +1,6 @@
-//go:build !linux
+//go:build !unix
 
 package imagefile
 
-// nonblock is not known here: what takes the place of a file while it is
-// opened may block.
+// nonblock is not needed: no folder holds a FIFO here.
 const nonblock = 0
