@@ -25,6 +25,12 @@ var corruptions = []struct {
 	{"the L1 table counts as free", "v3", func(e *editor) { e.setRefcount(uint64(e.l1), 0) }, writeCluster(100)},
 	{"an L2 table counts as free", "v3", func(e *editor) { e.setRefcount(uint64(e.table(e.l1)), 0) }, writeCluster(100)},
 	{"an L2 table counts as free, a compressed write", "v3", func(e *editor) { e.setRefcount(uint64(e.table(e.l1)), 0) }, compressCluster(100)},
+	{"the snapshot table counts as free", "v3", func(e *editor) { e.setRefcount(uint64(e.snapshots), 0) }, writeCluster(100)},
+	{"the L1 table of a snapshot counts as free", "v3", func(e *editor) { e.setRefcount(uint64(e.snapshotL1(1)), 0) }, writeCluster(100)},
+	{"a bitmap's table counts as free", "bitmap", func(e *editor) { e.setRefcount(uint64(e.bitmapTable()), 0) },
+		func(im *qcow2.Image, cluster int64) error { // there are free clusters before it
+			return errors.Join(writeCluster(100)(im, cluster), writeCluster(110)(im, cluster), writeCluster(120)(im, cluster))
+		}},
 	{"guest data in the L1 table", "v3", func(e *editor) { e.put64(e.l2(70), 1<<63|uint64(e.l1)) }, writeCluster(70)},
 	{"an L2 entry between clusters", "v3", func(e *editor) { e.put64(e.l2(70), e.u64(e.l2(70))+512) }, writeCluster(70)},
 	{"an L2 entry between clusters, a discard", "v3", func(e *editor) { e.put64(e.l2(70), e.u64(e.l2(70))+512) }, discardCluster(70)},

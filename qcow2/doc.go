@@ -54,9 +54,10 @@
 // [ErrCorrupt]; if it is found while writing, a version 3 image is marked as
 // corrupt, and becomes read-only: clusters of metadata are neither handed out
 // because a refcount says that they are free, nor freed because an entry points
-// to them. A reader marks nothing. A file of 1 MiB costs at most 64 MiB of
-// memory and a second for each of Open, Check, Repair, and a read or write of
-// up to 1 MiB.
+// to them, and nothing is written to an image in which two pieces of metadata
+// lie in the same place. A reader marks nothing. A file of 1 MiB costs at most
+// 64 MiB of memory and a second for each of Open, Check, Repair, and a read or
+// write of up to 1 MiB.
 //
 // Encrypted images are opened by a passphrase that the caller supplies. It and
 // the keys are wiped from memory after use, but for what the ciphers make of

@@ -298,21 +298,6 @@ func (c *change) deleteSnapshot(ctx context.Context, t *snapshotTable, s *snapsh
 	return c.end()
 }
 
-// renewMetadata takes stock of what guest data must not be written to.
-func (im *Image) renewMetadata() {
-	snaps, _ := im.snapshotList()
-	im.allocMu.Lock()
-	defer im.allocMu.Unlock()
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	im.meta = im.metadata(snaps)
-	im.bitmaps.Lock()
-	defer im.bitmaps.Unlock()
-	for _, r := range im.bitmapRuns(im.bitmaps.list) {
-		im.meta.add(r.first, r.n)
-	}
-}
-
 // ApplySnapshot makes the disk hold what it held when a snapshot was taken,
 // and gives it the size that it had. The snapshot is found as by
 // [Image.DeleteSnapshot]; it stays as it is. What the disk holds that no
@@ -329,11 +314,11 @@ func (im *Image) ApplySnapshot(ctx context.Context, idOrName string) error {
 		if _, ok := im.hdr.Bitmaps(); ok {
 			return unsupportedf("applying a snapshot to an image with bitmaps")
 		}
-		return c.applySnapshot(ctx, s)
+		return c.applySnapshot(ctx, t, s)
 	})
 }
 
-func (c *change) applySnapshot(ctx context.Context, s *snapshot) error {
+func (c *change) applySnapshot(ctx context.Context, t *snapshotTable, s *snapshot) error {
 	im := c.im
 	size, entries, err := im.diskSize(s)
 	if err != nil {
@@ -344,6 +329,13 @@ func (c *change) applySnapshot(ctx context.Context, s *snapshot) error {
 	}
 	l1, err := im.readL1(s)
 	if err != nil {
+		return err
+	}
+	// The flags mean nothing in a snapshot, and may be wrong there.
+	for i := range l1.len() {
+		l1.set(i, makeL1Entry(l1.at(i).offset(), false))
+	}
+	if err := im.checkActive(t, l1); err != nil {
 		return err
 	}
 	gained, err := im.references(ctx, l1)
@@ -363,16 +355,13 @@ func (c *change) applySnapshot(ctx context.Context, s *snapshot) error {
 	if err := c.begin(); err != nil {
 		return err
 	}
-	// The flags mean nothing in a snapshot, and may be wrong there.
 	buf := make([]byte, im.clusterSize())
 	for i := range l1.len() {
-		e := l1.at(i)
-		if e.offset() != 0 && gained.copied {
+		if e := l1.at(i); e.offset() != 0 && gained.copied {
 			if err := im.setTableCopied(e.offset(), buf, never); err != nil {
 				return err
 			}
 		}
-		l1.set(i, makeL1Entry(e.offset(), false))
 	}
 	if err := c.flush(); err != nil {
 		return err

@@ -89,7 +89,9 @@ func (im *Image) startWriting() error {
 	if err != nil {
 		return err
 	}
-	if err := im.takeStock(snaps, list); err != nil {
+	if err := im.takeStock(snaps, list); errors.Is(err, ErrCorrupt) {
+		return im.failCorrupt(err)
+	} else if err != nil {
 		return err
 	}
 	if err := im.openBitmaps(list); err != nil {
@@ -97,57 +99,6 @@ func (im *Image) startWriting() error {
 	}
 	im.started.Store(true)
 	return nil
-}
-
-// takeStock finds out what guest data must not be written to. Bitmaps must not
-// overlap anything of that.
-func (im *Image) takeStock(snaps *snapshotTable, list []*bitmap) error {
-	im.allocMu.Lock()
-	defer im.allocMu.Unlock()
-	if err := im.openRefs(); err != nil {
-		return err
-	}
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	im.meta = im.metadata(snaps)
-	return im.claimBitmaps(list)
-}
-
-// metadata returns the clusters that hold metadata, which guest data never
-// goes to, whatever an entry says. L2 tables that only snapshots use are not
-// among them. allocMu and mu are held.
-func (im *Image) metadata(snaps *snapshotTable) clusterSet {
-	l1, refs := l1Table(im.active.l1.Bytes()), refTable(im.refs.table.Bytes())
-	list := []clusterRun{{0, 1}}
-	add := func(off, n int64) {
-		first := im.cluster(hostOff(off))
-		list = append(list, clusterRun{first, first + clusterIdx(align.CeilDiv(n, im.clusterSize()))})
-	}
-	inFile := func(off, n int64) int64 { return min(n, max(im.length.Load()-off, 0)) }
-	add(im.active.l1.Offset(), int64(len(l1)))
-	add(im.refs.table.Offset(), int64(len(refs)))
-	if p, ok := im.hdr.CryptoHeader(); ok {
-		add(p.Offset, inFile(p.Offset, p.Length))
-	}
-	if snaps != nil {
-		add(im.hdr.SnapshotsOffset, snaps.size)
-		for _, s := range snaps.list {
-			if im.checkL1(s) == nil {
-				add(int64(s.l1Offset), inFile(int64(s.l1Offset), int64(s.l1Size)*l1EntrySize))
-			}
-		}
-	}
-	for i := range l1.len() {
-		if off := l1.at(i).offset(); off != 0 {
-			add(int64(off), 1)
-		}
-	}
-	for i := range refs.len() {
-		if off := refs.at(i).offset(); off > 0 {
-			add(int64(off), 1)
-		}
-	}
-	return newClusterSet(list)
 }
 
 // write writes p to the active mapping, at an offset that may lie past the
