@@ -112,8 +112,9 @@ const zstdSlack = 16
 // one. What follows is not looked at.
 func (c *codec) unzstd(dst, src []byte) error {
 	c.zstdOnce.Do(func() {
+		// The decoder takes a window of less than 1 KiB for one of that size.
 		c.zstd, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0),
-			zstd.WithDecoderMaxMemory(uint64(c.cluster)), zstd.WithDecoderMaxWindow(128<<20))
+			zstd.WithDecoderMaxMemory(uint64(max(c.cluster, zstd.MinWindowSize))), zstd.WithDecoderMaxWindow(128<<20))
 	})
 	buf, _ := c.outputs.Get().(*[]byte)
 	if buf == nil {

@@ -82,6 +82,48 @@ func TestCompressedWriteAsQEMU(t *testing.T) {
 	}
 }
 
+// TestCompressedClusterSizes: clusters of every size are compressed, and read
+// back as a whole and in parts.
+func TestCompressedClusterSizes(t *testing.T) {
+	for _, kind := range []qcow2.CompressionType{qcow2.CompressionDeflate, qcow2.CompressionZstd} {
+		for size := 512; size <= 2<<20; size *= 2 {
+			f := memfile.New()
+			im, err := qcow2.Create(f, 3*int64(size), &qcow2.CreateOptions{ClusterSize: int64(size), CompressionType: kind})
+			if err != nil {
+				t.Fatal(err)
+			}
+			// One that is all alike, one that is less so, one that is not compressed.
+			want := bytes.Repeat([]byte{7}, 2*size)
+			copy(want[size:], corpus.Bytes(corpus.Text(1), size/2))
+			for i := range size {
+				want = append(want, byte(i*i>>7)*byte(i)^byte(i>>5))
+			}
+			if _, err := im.WriteCompressedAt(want, 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := im.Close(); err != nil {
+				t.Fatal(err)
+			}
+			im = open(t, f.Bytes(), nil)
+			if res, err := im.Check(t.Context(), nil); err != nil || !res.Clean() || res.CompressedClusters < 2 {
+				t.Errorf("%v in clusters of %d: %v, %+v", kind, size, err, res)
+			}
+			got := make([]byte, len(want))
+			for _, part := range []int{len(want), size, size / 2} {
+				clear(got)
+				for off := 0; off < len(got); off += part {
+					if _, err := im.ReadAt(got[off:off+part], int64(off)); err != nil {
+						t.Errorf("%v in clusters of %d: %v", kind, size, err)
+					}
+				}
+				if !bytes.Equal(got, want) {
+					t.Errorf("%v in clusters of %d, read by %d: other content", kind, size, part)
+				}
+			}
+		}
+	}
+}
+
 // TestCompressedWriteDeterministic: the same calls make the same file, however
 // many processors work on it.
 func TestCompressedWriteDeterministic(t *testing.T) {
