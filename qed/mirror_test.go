@@ -68,6 +68,24 @@ func randomOp(rnd *rand.Rand, size, cluster int64) op {
 	return o
 }
 
+// wider returns the operation on whole clusters at those of its ends that lie
+// in a cluster of zeros, and notes which clusters it makes such. With part of
+// one written, qemu-io 7.2 fills up the rest from the backing file.
+func (o op) wider(zeros map[int64]bool, cluster int64) op {
+	end := o.off + o.n
+	if zeros[o.off/cluster] {
+		o.off &^= cluster - 1
+	}
+	if zeros[(end-1)/cluster] {
+		end = (end + cluster - 1) &^ (cluster - 1)
+	}
+	o.n = end - o.off
+	for i := (o.off + cluster - 1) / cluster; i < end/cluster; i++ {
+		zeros[i] = o.zero
+	}
+	return o
+}
+
 // TestMirror does the same random operations with this package and with
 // qemu-io, and has qemu-img judge what came out.
 func TestMirror(t *testing.T) {
@@ -112,9 +130,13 @@ func TestMirror(t *testing.T) {
 				t.Fatal(err)
 			}
 			var script strings.Builder
+			zeros := map[int64]bool{}
 			ops := difftest.Scale(t, 400)
 			for i := range ops {
 				op := randomOp(rnd, c.size, int64(c.cluster))
+				if c.backing > 0 {
+					op = op.wider(zeros, int64(c.cluster))
+				}
 				script.WriteString(op.qemuIO())
 				if err := op.apply(img, model); err != nil {
 					t.Fatalf("%+v: %v", op, err)
