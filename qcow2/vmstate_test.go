@@ -49,7 +49,10 @@ func TestVMState(t *testing.T) {
 					o = &qcow2.SnapshotOptions{VMStateSize: int64(len(state))}
 				}
 				_, err := d.im.CreateSnapshot(t.Context(), name, o)
-				if d.im.Header().RefcountOrder == 1 && name == "after" && errors.Is(err, qcow2.ErrLimit) {
+				if d.im.Header().RefcountOrder == 1 && errors.Is(err, qcow2.ErrLimit) {
+					if name != "after" { // compressed clusters share some of the file
+						return
+					}
 					break
 				}
 				if err != nil {
