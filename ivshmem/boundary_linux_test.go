@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/ivshmem"
 )
 
@@ -44,7 +45,7 @@ func TestHalfAMessage(t *testing.T) {
 // error, and does not trouble the server, which serves on with another.
 func TestListenerGoes(t *testing.T) {
 	s, path := startServer(t, nil)
-	l, err := ivshmem.Listen(filepath.Join(shortDir(t), "other"))
+	l, err := ivshmem.Listen(filepath.Join(difftest.SocketDir(t), "other"))
 	if err != nil {
 		t.Fatal(err)
 	}

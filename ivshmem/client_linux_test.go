@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/ivshmem"
 )
 
@@ -233,7 +234,7 @@ type fakeServer struct {
 // startFake returns the path at which script talks to one client.
 func startFake(t *testing.T, size int64, script func(*fakeServer)) string {
 	t.Helper()
-	path := filepath.Join(shortDir(t), "fake")
+	path := filepath.Join(difftest.SocketDir(t), "fake")
 	l, err := ivshmem.Listen(path)
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 // A server shares memory between two clients, either of which could be a QEMU
 // with "-chardev socket,path=PATH,id=iv -device ivshmem-doorbell,chardev=iv".
 func ExampleServer() {
-	dir, err := os.MkdirTemp("", "iv")
+	dir, err := os.MkdirTemp("/tmp", "iv") // a socket's path must be short
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -3,8 +3,6 @@ package ivshmem_test
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
-	"testing"
 )
 
 // access reads size bytes with one of a device's read methods, as a number.
@@ -18,15 +16,3 @@ func access(read func(uint64, []byte), off uint64, size int) uint64 {
 func bytesOf(v uint64, size int) []byte { return binary.LittleEndian.AppendUint64(nil, v)[:size] }
 
 func hex32(v uint64) string { return fmt.Sprintf("0x%08x", v) }
-
-// shortDir returns a directory for sockets, whose names may not be long. It is
-// removed when the test ends.
-func shortDir(tb testing.TB) string {
-	tb.Helper()
-	dir, err := os.MkdirTemp("", "iv")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}

@@ -27,7 +27,7 @@ func ivExt(t *testing.T, path string, vectors int, args ...string) *exec.Cmd {
 	python := difftest.Tool(t, "python3", "3.8")
 	qemu := difftest.Tool(t, "qemu-system-x86_64", "7.2")
 	cmd := exec.CommandContext(t.Context(), python, append([]string{"testdata/iv_ext.py", path}, args...)...)
-	cmd.Env = append(os.Environ(), "QEMU="+qemu, fmt.Sprint("VECTORS=", vectors), "TMPDIR="+shortDir(t), "PYTHONDONTWRITEBYTECODE=1")
+	cmd.Env = append(os.Environ(), "QEMU="+qemu, fmt.Sprint("VECTORS=", vectors), "TMPDIR="+difftest.SocketDir(t), "PYTHONDONTWRITEBYTECODE=1")
 	cmd.WaitDelay = patience
 	return cmd
 }
@@ -50,7 +50,7 @@ func TestQEMUClients(t *testing.T) {
 func TestQEMUAndClient(t *testing.T) {
 	_, path := startServer(t, &ivshmem.ServerOptions{Vectors: 2, Size: 1 << 20})
 	c := dial(t, path, nil)
-	cmd := ivExt(t, path, 2, "one", "0:1", "0:0", "3")
+	cmd := ivExt(t, path, 2, "one", "0:1", "0:0", "180")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func TestQEMUAndClient(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	rung := map[uint16]bool{}
-	for !rung[0] || !rung[1] {
+	for !rung[0] || !rung[1] || len(c.Peers()) < 2 || c.Peers()[1].Vectors < 2 { // what comes first is not said
 		e, err := c.Next(ctx)
 		if err != nil {
 			t.Fatal(err)
@@ -92,7 +92,7 @@ func TestQEMUAndClient(t *testing.T) {
 // recorded with, which shares nothing with this package.
 func TestClientsOfAnotherServer(t *testing.T) {
 	python := difftest.Tool(t, "python3", "3.8")
-	path := filepath.Join(shortDir(t), "iv")
+	path := filepath.Join(difftest.SocketDir(t), "iv")
 	cmd := exec.CommandContext(t.Context(), python, "-u", "testdata/ivsrv.py", path, "0x10000", "2")
 	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
 	out, err := cmd.StdoutPipe()

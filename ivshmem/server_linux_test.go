@@ -17,11 +17,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/ivshmem"
 )
 
 // patience is how long a test waits for what has to happen.
-const patience = 30 * time.Second
+const patience = 3 * time.Minute
 
 // startServer serves on a socket until the test ends.
 func startServer(tb testing.TB, o *ivshmem.ServerOptions) (*ivshmem.Server, string) {
@@ -38,7 +39,7 @@ func serve(tb testing.TB, o *ivshmem.ServerOptions) (s *ivshmem.Server, path str
 	if err != nil {
 		tb.Fatal(err)
 	}
-	path = filepath.Join(shortDir(tb), "iv")
+	path = filepath.Join(difftest.SocketDir(tb), "iv")
 	l, err := ivshmem.Listen(path)
 	if err != nil {
 		tb.Fatal(err)
@@ -377,7 +378,7 @@ func TestServerAndSlowClient(t *testing.T) {
 }
 
 func TestListen(t *testing.T) {
-	path := filepath.Join(shortDir(t), "iv")
+	path := filepath.Join(difftest.SocketDir(t), "iv")
 	l, err := ivshmem.Listen(path)
 	if err != nil {
 		t.Fatal(err)

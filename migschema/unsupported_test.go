@@ -96,7 +96,7 @@ func TestPostcopy(t *testing.T) {
 // first is a stream without the pages that the others carry.
 func TestQEMUMultifd(t *testing.T) {
 	bin := difftest.Tool(t, "qemu-system-x86_64", "7.2")
-	path := filepath.Join(t.TempDir(), "s")
+	path := filepath.Join(difftest.SocketDir(t), "s")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func TestQEMUMultifd(t *testing.T) {
 			}
 			all.Go(func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(2 * time.Minute))
+				c.SetDeadline(time.Now().Add(5 * time.Minute))
 				if got[i], err = io.ReadAll(c); err != nil {
 					t.Error(err)
 				}

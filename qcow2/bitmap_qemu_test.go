@@ -214,19 +214,14 @@ func dirtyByQemu(t *testing.T, img, image, name string, size int64) []qcow2.Rang
 func exportedBitmap(t *testing.T, name string, size int64, args ...string) []qcow2.Range {
 	t.Helper()
 	nbd, info := difftest.Tool(t, "qemu-nbd", "7.2"), difftest.Tool(t, "nbdinfo", "1.14")
-	dir, err := os.MkdirTemp("", "nbd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	socket := filepath.Join(dir, "s")
+	socket := filepath.Join(difftest.SocketDir(t), "s")
 	cmd := exec.CommandContext(t.Context(), nbd, append([]string{"-r", "-t", "-k", socket, "-B", name}, args...)...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
-	for range 3000 {
+	for range 30000 {
 		if c, err := net.Dial("unix", socket); err == nil {
 			c.Close()
 			break

@@ -40,7 +40,7 @@ func TestRepairBitmapsAsQemu(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			b := bytes.Clone(base)
 			c.edit(b)
-			name := filepath.Join(fastDir(t), "x.qcow2")
+			name := filepath.Join(difftest.FastDir(t), "x.qcow2")
 			writeFile(t, name, b)
 			want := difftest.Try(t, img, "check", "-r", "all", "-f", "qcow2", name).Code
 			f := memfile.FromBytes(b)

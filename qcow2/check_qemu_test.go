@@ -94,23 +94,11 @@ func damageables() []damageable {
 	}
 }
 
-// fastDir returns a temporary directory in memory, where the system has one:
-// the programs sync what they write.
-func fastDir(tb testing.TB) string {
-	tb.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "virtfmt")
-	if err != nil {
-		return tb.TempDir()
-	}
-	tb.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
 // make returns the bytes of an image of the kind.
 func (f damageable) make(tb testing.TB) []byte {
 	tb.Helper()
 	img, io := difftest.Tool(tb, "qemu-img", "7.2"), difftest.Tool(tb, "qemu-io", "7.2")
-	dir := fastDir(tb)
+	dir := difftest.FastDir(tb)
 	name := filepath.Join(dir, f.name+".qcow2")
 	args := []string{"create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=pw"}
 	if f.options != "" {
@@ -198,7 +186,7 @@ func TestCheckCleanImages(t *testing.T) {
 }
 
 func TestDamagesInQemu(t *testing.T) {
-	name := filepath.Join(fastDir(t), "damaged.qcow2")
+	name := filepath.Join(difftest.FastDir(t), "damaged.qcow2")
 	for _, d := range damages {
 		if err := os.WriteFile(name, d.make(t), 0o600); err != nil {
 			t.Fatal(err)
@@ -224,7 +212,7 @@ func TestDamagesInQemu(t *testing.T) {
 // what qemu-img check finds.
 func TestCheckDamaged(t *testing.T) {
 	random := rand.New(rand.NewPCG(difftest.Seed(t, 1), 2))
-	name := filepath.Join(fastDir(t), "damaged.qcow2")
+	name := filepath.Join(difftest.FastDir(t), "damaged.qcow2")
 	compared := 0
 	var images [][]byte
 	var names []string

@@ -279,7 +279,7 @@ func TestCombinedInQemu(t *testing.T) {
 	seed := difftest.Seed(t, 2)
 	for name := range combinedKinds() {
 		t.Run(name, func(t *testing.T) {
-			t.Chdir(fastDir(t))
+			t.Chdir(difftest.FastDir(t))
 			c := newCombined(t, name, seed)
 			for range difftest.Scale(t, 2) {
 				for range 40 {

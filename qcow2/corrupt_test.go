@@ -136,7 +136,7 @@ func TestCorruptInQemu(t *testing.T) {
 		t.Fatal(err)
 	}
 	im.Close()
-	name := fastDir(t) + "/corrupt.qcow2"
+	name := difftest.FastDir(t) + "/corrupt.qcow2"
 	writeFile(t, name, f.Bytes())
 	if r := difftest.Try(t, io, "-f", "qcow2", "-c", "write 0 4k", name); r.Code == 0 || !bytes.Contains(r.Stderr, []byte("corrupt")) {
 		t.Errorf("qemu-io writes to it: exit %d, %s%s", r.Code, r.Stdout, r.Stderr)

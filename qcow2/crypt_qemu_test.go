@@ -119,7 +119,7 @@ func rawContent(t *testing.T, name, password string) []byte {
 func TestEncryptedWithQemu(t *testing.T) {
 	img := difftest.Tool(t, "qemu-img", "7.2")
 	random := rand.New(rand.NewPCG(difftest.Seed(t, 1), 6))
-	dir := fastDir(t)
+	dir := difftest.FastDir(t)
 	const size, password = 1<<20 + 512, "pass phrase"
 	kinds := []struct {
 		options string
@@ -193,7 +193,7 @@ func TestEncryptedWithQemu(t *testing.T) {
 // random, with what qemu-img create makes.
 func TestCreateEncryptedAsQemu(t *testing.T) {
 	img := difftest.Tool(t, "qemu-img", "7.2")
-	dir := fastDir(t)
+	dir := difftest.FastDir(t)
 	for _, c := range []struct {
 		options string
 		size    int64
@@ -239,7 +239,7 @@ func TestCreateEncryptedAsQemu(t *testing.T) {
 // amend.
 func TestPassphrasesWithQemu(t *testing.T) {
 	img := difftest.Tool(t, "qemu-img", "7.2")
-	name := filepath.Join(fastDir(t), "slots.qcow2")
+	name := filepath.Join(difftest.FastDir(t), "slots.qcow2")
 	difftest.Run(t, img, "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=first",
 		"-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", name, "1M")
 	qemuIOEncrypted(t, name, "first", "write -P 9 0 1000")

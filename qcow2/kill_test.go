@@ -36,7 +36,7 @@ func TestKill(t *testing.T) {
 	seed := difftest.Seed(t, 1)
 	kills, steps := 0, 0
 	for kind, o := range kinds {
-		path := filepath.Join(fastDir(t), kind+".qcow2")
+		path := filepath.Join(difftest.FastDir(t), kind+".qcow2")
 		f := newFile(t, path)
 		im, err := qcow2.Create(f, 512<<10, &o)
 		if err != nil {

@@ -84,7 +84,7 @@ func TestMirror(t *testing.T) {
 	for _, fl := range flavours() {
 		for round := range difftest.Scale(t, 2) {
 			t.Run(fmt.Sprint(fl.name, "/", round), func(t *testing.T) {
-				dir := fastDir(t)
+				dir := difftest.FastDir(t)
 				fl.make(t, dir, "start.qcow2")
 				// QEMU writes zeros to all of a range that begins or ends
 				// in the middle of a compressed cluster with subclusters,

@@ -291,7 +291,7 @@ func TestMutantsInQemu(t *testing.T) {
 	io := difftest.Tool(t, "qemu-io", "7.2")
 	random := rand.New(rand.NewPCG(difftest.Seed(t, 1), 10))
 	all := slices.DeleteFunc(mutables(t), func(m mutable) bool { return !m.alone })
-	name := filepath.Join(fastDir(t), "mutant.qcow2")
+	name := filepath.Join(difftest.FastDir(t), "mutant.qcow2")
 	counts := map[string]int{}
 	for i := range difftest.Scale(t, 300) {
 		m := &all[i%len(all)]

@@ -178,7 +178,7 @@ func isTyped(t *testing.T, err error) {
 // here, and gets the same bytes.
 func TestMutationTableInQemu(t *testing.T) {
 	io := difftest.Tool(t, "qemu-io", "7.2")
-	name := filepath.Join(fastDir(t), "x.qcow2")
+	name := filepath.Join(difftest.FastDir(t), "x.qcow2")
 	for _, m := range mutations {
 		t.Run(m.name, func(t *testing.T) {
 			_, after, off := m.make(t)
@@ -203,7 +203,7 @@ func TestMutationTableInQemu(t *testing.T) {
 // TestSelfBacking: an image that is its own backing file, with whatever name
 // leads to it, has an end.
 func TestSelfBacking(t *testing.T) {
-	dir := fastDir(t)
+	dir := difftest.FastDir(t)
 	for _, name := range []string{"x.qcow2", "./x.qcow2", "sub/../x.qcow2", filepath.Join(dir, "x.qcow2")} {
 		writeFile(t, filepath.Join(dir, "sub", "keep"), nil)
 		b := overlay(t, name, "qcow2")

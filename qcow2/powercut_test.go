@@ -110,7 +110,7 @@ func TestPowerCutsExhaustive(t *testing.T) {
 func TestPowerCutsInQemu(t *testing.T) {
 	img := difftest.Tool(t, "qemu-img", "7.2")
 	seed := difftest.Seed(t, 1)
-	path := filepath.Join(fastDir(t), "state.qcow2")
+	path := filepath.Join(difftest.FastDir(t), "state.qcow2")
 	judged := 0
 	for _, name := range []string{"512", "512-wide", "v2", "4k", "lazy"} {
 		start, o, size := crashStart(t, name)

@@ -123,7 +123,7 @@ func TestReadRandomImages(t *testing.T) {
 	for _, fl := range flavours() {
 		for round := range difftest.Scale(t, 2) {
 			t.Run(fmt.Sprint(fl.name, "/", round), func(t *testing.T) {
-				dir := fastDir(t)
+				dir := difftest.FastDir(t)
 				fl.make(t, dir, "x.qcow2")
 				qemuIO(t, dir, "x.qcow2", fl.randomCommands(rng, 60))
 				if r := difftest.Try(t, img, "convert", "-f", "qcow2", "-O", "raw", "x.qcow2", "x.raw"); r.Code != 0 {

@@ -88,7 +88,7 @@ func realKinds() []realKind {
 // hundred megabytes.
 func TestRealDisk(t *testing.T) {
 	img, e2fsck := difftest.Tool(t, "qemu-img", "7.2"), difftest.Tool(t, "e2fsck", "")
-	dir := fastDir(t)
+	dir := difftest.FastDir(t)
 	raw := realDisk(t, dir, int64(difftest.Scale(t, 24))<<20)
 	t.Chdir(dir)
 	want := read(t, raw)

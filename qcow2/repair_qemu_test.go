@@ -161,7 +161,7 @@ func snapshots(t *testing.T, name string) (list string, content [][]byte) {
 }
 
 func TestRepairDamagesAsQemu(t *testing.T) {
-	dir := fastDir(t)
+	dir := difftest.FastDir(t)
 	for _, d := range damages {
 		p := repairBoth(t, dir, d.make(t))
 		if p == nil {
@@ -187,7 +187,7 @@ func TestRepairDamagesAsQemu(t *testing.T) {
 
 func TestRepairDamagedAsQemu(t *testing.T) {
 	random := rand.New(rand.NewPCG(difftest.Seed(t, 1), 3))
-	dir := fastDir(t)
+	dir := difftest.FastDir(t)
 	var images [][]byte
 	var names []string
 	for _, f := range damageables() {
@@ -221,7 +221,7 @@ func TestRepairDamagedAsQemu(t *testing.T) {
 // TestDirtyByQemu opens for writing what a qemu that was killed left behind.
 func TestDirtyByQemu(t *testing.T) {
 	img, io := difftest.Tool(t, "qemu-img", "7.2"), difftest.Tool(t, "qemu-io", "7.2")
-	name := filepath.Join(fastDir(t), "dirty.qcow2")
+	name := filepath.Join(difftest.FastDir(t), "dirty.qcow2")
 	for _, options := range []string{"", ",cluster_size=512", ",extended_l2=on", ",refcount_bits=1"} {
 		difftest.Run(t, img, "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on"+options, name, "16M")
 		difftest.Try(t, io, "-f", "qcow2", "-c", "write -P 1 0 3M", "-c", "flush", "-c", "write -P 2 5M 1M", "-c", "flush", "-c", "abort", name)

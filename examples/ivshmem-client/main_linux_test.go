@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/ivshmem"
 )
 
@@ -28,7 +29,7 @@ func start(t *testing.T, args ...string) *user {
 	inR, inW := pipe(t)
 	outR, outW := pipe(t)
 	u := &user{t, inW, bufio.NewScanner(outR), make(chan error, 1)}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	go func() {
 		u.done <- run(ctx, args, inR, outW)
 		outW.Close()
@@ -87,16 +88,11 @@ func (u *user) seesInAnyOrder(lines ...string) {
 
 func serve(t *testing.T) (*ivshmem.Server, string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "iv")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
 	s, err := ivshmem.NewServer(&ivshmem.ServerOptions{Vectors: 2, Size: 1 << 16})
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "iv")
+	path := filepath.Join(difftest.SocketDir(t), "iv")
 	l, err := ivshmem.Listen(path)
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/ivshmem"
 )
 
@@ -41,20 +42,13 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-func tempDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "iv")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
+// patience is how long a test waits for what has to happen.
+const patience = 3 * time.Minute
 
 // check connects to a server and compares what it shares.
 func check(t *testing.T, path string, size int64, vectors int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	c, err := ivshmem.Dial(ctx, path, nil)
 	if err != nil {
@@ -72,7 +66,7 @@ func check(t *testing.T, path string, size int64, vectors int) {
 }
 
 func TestForeground(t *testing.T) {
-	dir := tempDir(t)
+	dir := difftest.SocketDir(t)
 	path := filepath.Join(dir, "iv")
 	cmd := command(t, "-F", "-v", "-A", "-S", path, "-l", "64K", "-n", "3")
 	out, err := cmd.StdoutPipe()
@@ -105,7 +99,7 @@ func TestForeground(t *testing.T) {
 }
 
 func TestBackground(t *testing.T) {
-	dir := tempDir(t)
+	dir := difftest.SocketDir(t)
 	path, pidFile := filepath.Join(dir, "iv"), filepath.Join(dir, "pid")
 	if err := command(t, "-p", pidFile, "-S", path, "-m", dir, "-l", "1M").Run(); err != nil {
 		t.Fatal(err)
@@ -123,7 +117,7 @@ func TestBackground(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		_, serr := os.Stat(path)
 		_, perr := os.Stat(pidFile)
 		if os.IsNotExist(serr) && os.IsNotExist(perr) {
@@ -136,7 +130,7 @@ func TestBackground(t *testing.T) {
 }
 
 func TestNamedMemory(t *testing.T) {
-	dir := tempDir(t)
+	dir := difftest.SocketDir(t)
 	path := filepath.Join(dir, "iv")
 	name := fmt.Sprintf("virtfmt-server-test-%d", os.Getpid())
 	t.Cleanup(func() { ivshmem.RemoveSHM(name) })
@@ -160,7 +154,7 @@ func TestNamedMemory(t *testing.T) {
 }
 
 func TestBadOptions(t *testing.T) {
-	dir := tempDir(t)
+	dir := difftest.SocketDir(t)
 	for _, args := range [][]string{
 		{"-l", "5000"}, {"-l", "3M"}, {"-l", "4KK"}, {"-l", "-1"}, {"-l", "9999999999G"}, {"-l", ""}, {"-n", "2049"},
 		{"-m", filepath.Join(dir, "none")}, {"-M", "a/b"}, {"-S", filepath.Join(dir, "none", "iv")}, {"extra"}, {"-x"},
@@ -195,7 +189,7 @@ func TestFewDescriptors(t *testing.T) {
 
 func testFewDescriptors(t *testing.T, vectors string) {
 	const clients = 60
-	path := filepath.Join(tempDir(t), "iv")
+	path := filepath.Join(difftest.SocketDir(t), "iv")
 	cmd := command(t, "-F", "-A", "-S", path, "-n", vectors)
 	cmd.Args = append([]string{"sh", "-c", `ulimit -n 48; exec "$0" "$@"`}, append([]string{cmd.Path}, cmd.Args[1:]...)...)
 	sh, err := exec.LookPath("sh")
@@ -213,21 +207,25 @@ func testFewDescriptors(t *testing.T, vectors string) {
 	bufio.NewReader(out).ReadString('\n')
 
 	// answer returns the first number that the server sends.
-	answer := func(conn net.Conn, patience time.Duration) (int64, error) {
-		conn.SetReadDeadline(time.Now().Add(patience))
+	answer := func(conn net.Conn, wait time.Duration) (int64, error) {
+		conn.SetReadDeadline(time.Now().Add(wait))
 		var b [8]byte
 		_, err := io.ReadFull(conn, b[:])
 		return int64(binary.LittleEndian.Uint64(b[:])), err
 	}
 	var served, waiting []net.Conn
 	refused := 0
-	for range clients {
+	for i := range clients {
 		conn, err := net.Dial("unix", path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		switch num, err := answer(conn, 20*time.Millisecond); {
+		wait := 20 * time.Millisecond
+		if i == 0 {
+			wait = patience // there is room for the first
+		}
+		switch num, err := answer(conn, wait); {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			waiting = append(waiting, conn)
 		case err != nil:
@@ -246,17 +244,17 @@ func testFewDescriptors(t *testing.T, vectors string) {
 		conn.Close()
 	}
 	for _, conn := range waiting {
-		if _, err := answer(conn, 30*time.Second); err != nil {
+		if _, err := answer(conn, patience); err != nil {
 			t.Errorf("a client that waited: %v", err)
 		}
 		conn.Close()
 	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		conn, err := net.Dial("unix", path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		num, err := answer(conn, 30*time.Second)
+		num, err := answer(conn, patience)
 		conn.Close()
 		if err == nil && num == 0 {
 			break

@@ -41,11 +41,7 @@ func (b *buffer) String() string {
 // code, and returns the URI for clients.
 func start(t *testing.T, args ...string) (uri string, stop func() int) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "qnbd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := difftest.SocketDir(t)
 	socket, ready := filepath.Join(dir, "s"), filepath.Join(dir, "pid")
 	ctx, cancel := context.WithCancel(t.Context())
 	code := make(chan int, 1)
@@ -53,7 +49,7 @@ func start(t *testing.T, args ...string) (uri string, stop func() int) {
 	go func() {
 		code <- run(ctx, append([]string{"-t", "-k", socket, "--pid-file", ready}, args...), io.Discard, &errs)
 	}()
-	for range 3000 {
+	for range 30000 {
 		if _, err := os.Stat(ready); err == nil {
 			break
 		}

@@ -60,7 +60,8 @@ func TestNBD(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	l, err := net.Listen("unix", filepath.Join(dir, "sock"))
+	sock := filepath.Join(difftest.SocketDir(t), "s")
+	l, err := net.Listen("unix", sock)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +70,7 @@ func TestNBD(t *testing.T) {
 	s := &nbd.Server{Exports: []*nbd.Export{{Name: "disk", Disk: a.Device("drive-efidisk0")}}, MaxClients: 8, Log: func(err error) { t.Error(err) }}
 	go func() { done <- s.Serve(ctx, l) }()
 	out := filepath.Join(dir, "copy")
-	difftest.Run(t, nbdcopy, "nbd+unix:///disk?socket="+filepath.Join(dir, "sock"), out)
+	difftest.Run(t, nbdcopy, "nbd+unix:///disk?socket="+sock, out)
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -39,6 +39,10 @@ func KillMain[I Victim](open func(kind, path string) (I, error)) {
 	os.Exit(1)
 }
 
+// maxKillSteps bounds how many steps a process does that nobody finds the time to
+// kill: it then waits.
+const maxKillSteps = 5000
+
 // beKilled tells of each step that returned by a byte. It returns the error
 // that ended it.
 func beKilled[I Victim](kind, path string, seed uint64, open func(kind, path string) (I, error)) error {
@@ -46,7 +50,8 @@ func beKilled[I Victim](kind, path string, seed uint64, open func(kind, path str
 	if err != nil {
 		return err
 	}
-	for steps := newKillSteps(seed, img.Size()); ; {
+	steps := newKillSteps(seed, img.Size())
+	for range maxKillSteps {
 		s := steps.next()
 		if err := s.do(img); err != nil {
 			return fmt.Errorf("%+v: %w", s, err)
@@ -54,6 +59,9 @@ func beKilled[I Victim](kind, path string, seed uint64, open func(kind, path str
 		if _, err := os.Stdout.Write([]byte{'.'}); err != nil {
 			return err
 		}
+	}
+	for {
+		time.Sleep(time.Hour)
 	}
 }
 
@@ -177,7 +185,7 @@ func killOne(tb testing.TB, kind, path string, seed uint64, after time.Duration)
 	select {
 	case <-out.first:
 		time.Sleep(after)
-	case <-time.After(time.Minute):
+	case <-time.After(5 * time.Minute):
 	case err := <-ended:
 		ended <- err
 	}

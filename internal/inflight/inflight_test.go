@@ -5,7 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
+	"testing/synctest"
 
 	"github.com/virtfmt/virtfmt/internal/difftest"
 	"github.com/virtfmt/virtfmt/internal/inflight"
@@ -120,7 +120,9 @@ func TestRanges(t *testing.T) {
 }
 
 // TestRangesOrder: a wide range is not starved by narrow ones that come later.
-func TestRangesOrder(t *testing.T) {
+func TestRangesOrder(t *testing.T) { synctest.Test(t, testRangesOrder) }
+
+func testRangesOrder(t *testing.T) {
 	var l inflight.Ranges
 	first := inflight.Range{Start: 0, End: 1}
 	l.Lock(&first)
@@ -132,7 +134,7 @@ func TestRangesOrder(t *testing.T) {
 			order = append(order, name)
 			l.Unlock(&r)
 		})
-		time.Sleep(10 * time.Millisecond) // until it waits
+		synctest.Wait() // until it waits
 	}
 	lock("wide", inflight.Range{Start: 0, End: 10})
 	lock("narrow", inflight.Range{Start: 9, End: 10})

@@ -19,13 +19,15 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/virtfmt/virtfmt/internal/difftest"
 )
 
 // startTimeout bounds how long QEMU may take to connect, replyTimeout how
 // long to answer; both allow for a machine under load.
 const (
-	startTimeout = 60 * time.Second
-	replyTimeout = 60 * time.Second
+	startTimeout = 5 * time.Minute
+	replyTimeout = 5 * time.Minute
 )
 
 // A VM is a running QEMU. Methods fail the test when QEMU does not answer as
@@ -73,12 +75,8 @@ type conn struct {
 // devices but the machine's own and those of args. It ends with the test.
 func Start(tb testing.TB, bin string, args ...string) *VM {
 	tb.Helper()
-	dir, err := os.MkdirTemp("", "qtest") // a socket's path must be short
-	if err != nil {
-		tb.Fatal(err)
-	}
+	dir := difftest.SocketDir(tb)
 	vm := &VM{tb: tb, irq: map[int]bool{}}
-	tb.Cleanup(func() { os.RemoveAll(dir) })
 	qtest, qmp := listen(tb, filepath.Join(dir, "qtest")), listen(tb, filepath.Join(dir, "qmp"))
 	vm.cmd = exec.Command(bin, append([]string{
 		"-accel", "tcg", "-S", "-nodefaults", "-display", "none",
@@ -89,7 +87,14 @@ func Start(tb testing.TB, bin string, args ...string) *VM {
 	if err := vm.cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { vm.cmd.Process.Kill(); vm.cmd.Wait() })
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		vm.cmd.Wait()
+		qtest.Close() // nobody will connect
+		qmp.Close()
+	}()
+	tb.Cleanup(func() { vm.cmd.Process.Kill(); <-ended })
 	vm.qtest, vm.qmp = vm.accept(qtest), vm.accept(qmp)
 	vm.line(vm.qmp) // the greeting
 	vm.QMP("qmp_capabilities", nil)

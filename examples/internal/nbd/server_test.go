@@ -85,7 +85,7 @@ func serve(t *testing.T, e *nbd.Export) (*memDisk, string) {
 		rnd.Read(d.b[off:min(off+chunk, len(d.b))])
 	}
 	e.Disk = d
-	sock := filepath.Join(t.TempDir(), "s")
+	sock := filepath.Join(difftest.SocketDir(t), "s")
 	l, err := net.Listen("unix", sock)
 	if err != nil {
 		t.Fatal(err)
@@ -216,7 +216,7 @@ func TestReadOnly(t *testing.T) {
 // TestHostileClients sends what no client would, and finds the server alive.
 func TestHostileClients(t *testing.T) {
 	d := &memDisk{b: make([]byte, 1<<20)}
-	sock := filepath.Join(t.TempDir(), "s")
+	sock := filepath.Join(difftest.SocketDir(t), "s")
 	l, err := net.Listen("unix", sock)
 	if err != nil {
 		t.Fatal(err)
