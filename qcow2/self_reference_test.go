@@ -114,7 +114,7 @@ func TestSelfReferenceInSnapshot(t *testing.T) {
 // piece of metadata with another.
 func TestSelfReferenceInQemu(t *testing.T) {
 	io := difftest.Tool(t, "qemu-io", "7.2")
-	name := filepath.Join(fastDir(t), "x.qcow2")
+	name := filepath.Join(difftest.FastDir(t), "x.qcow2")
 	for _, m := range selfReferences {
 		e := edit(image(t, "v3"))
 		m.do(e)
