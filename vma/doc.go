@@ -38,7 +38,9 @@
 // # Concurrency
 //
 // The methods of [Archive], [Device] and [Writer] are safe for concurrent use.
-// A [Reader] is not.
+// A [Reader] is not. A context that ends stops a walk at the next extent; a
+// Read or a WriteAt of the caller's that blocks is waited for, so that no
+// goroutine outlives a call.
 //
 // # Security
 //

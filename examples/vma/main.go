@@ -91,6 +91,7 @@ type operation func(c *command, in *input, o options, args []string) error
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	context.AfterFunc(ctx, stop) // what reads from a pipe that hangs is ended by a second signal
 	c := &command{ctx, os.Stdin, os.Stdout, os.Stderr}
 	os.Exit(c.main(os.Args[1:]))
 }
