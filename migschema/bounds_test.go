@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/virtfmt/virtfmt/migschema"
@@ -262,6 +263,214 @@ func TestNamesOfKinds(t *testing.T) {
 				t.Errorf("%T(%d) is called %s as another is", s, k, name)
 			} else {
 				seen[id] = true
+			}
+		}
+	}
+}
+
+// TestNestingLimit: arrays nest as deep as the limit, and not deeper.
+func TestNestingLimit(t *testing.T) {
+	definite := func(n int) (b []byte) {
+		for range n {
+			b = appendTLV(nil, []byte{0x30}, b)
+		}
+		return b
+	}
+	indefinite := func(n int) []byte {
+		return append(bytes.Repeat([]byte{0x30, 0x80}, n), make([]byte, 2*n)...)
+	}
+	for name, nested := range map[string]func(int) []byte{"definite": definite, "indefinite": indefinite} {
+		for _, max := range []int{0, 10, 300} {
+			limit := max
+			if max == 0 {
+				limit = 128
+			}
+			deepest := 0
+			for n := limit - 10; n < limit+3; n++ {
+				b := state(nested(n)...)
+				o := &migschema.DecoderOptions{MaxDepth: max}
+				_, err := count(migschema.NewDecoderBytes(b, o))
+				_, rerr := count(migschema.NewDecoder(bytes.NewReader(b), o))
+				uerr := migschema.Unmarshal(b, new(migschema.QemuFile), o)
+				if (err == nil) != (rerr == nil) || (err == nil) != (uerr == nil) || err != nil && !errors.Is(err, migschema.CodeDepth) {
+					t.Errorf("%s, %d levels: %v, from a reader %v, as a whole %v", name, n, err, rerr, uerr)
+				}
+				if err == nil {
+					deepest = n
+				}
+			}
+			if deepest < limit-6 || deepest > limit-2 { // the file, its list, the section and the state hold them
+				t.Errorf("%s, limit %d: %d levels", name, limit, deepest)
+			}
+		}
+	}
+}
+
+// TestStringLimit: names and deltas of MaxString octets, and of one more.
+func TestStringLimit(t *testing.T) {
+	for _, segments := range []bool{false, true} {
+		page := appendTLV([]byte{2, 1, 0}, []byte{4}, make([]byte, 20))
+		if segments {
+			page = appendTLV([]byte{2, 1, 0}, []byte{0x24}, appendTLV(appendTLV(nil, []byte{4}, make([]byte, 13)), []byte{4}, make([]byte, 7)))
+		}
+		list := appendTLV(appendTLV(nil, []byte{0x0c}, []byte("a")), []byte{0x30}, appendTLV(nil, []byte{0x7f, 0xd8, 0x42}, page))
+		sec := appendTLV([]byte{2, 1, 2}, []byte{0x7f, 0xcc, 0x52}, appendTLV(nil, []byte{0x30}, list))
+		b := file(appendTLV(nil, []byte{0x7f, 0x81, 0x53}, append(sec, 0x5f, 0xd3, 0x45, 0))...)
+		for limit, want := range map[int]error{19: migschema.CodeLimit, 20: nil, 21: nil} {
+			o := &migschema.DecoderOptions{MaxString: limit}
+			if _, err := count(migschema.NewDecoderBytes(b, o)); !errors.Is(err, want) {
+				t.Errorf("limit %d, segments %v: %v", limit, segments, err)
+			}
+			if _, err := count(migschema.NewDecoder(bytes.NewReader(b), o)); !errors.Is(err, want) {
+				t.Errorf("limit %d, segments %v, from a reader: %v", limit, segments, err)
+			}
+		}
+	}
+}
+
+// TestSectionLimit: validation keeps account of so many sections.
+func TestSectionLimit(t *testing.T) {
+	const most = 1 << 16
+	var out bytes.Buffer
+	e := migschema.NewEncoder(&out, nil)
+	for i := range int64(most + 1) {
+		if err := errors.Join(e.BeginFull("d", i, 0, 1), e.OldBlob(nil), e.EndSection()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := count(migschema.NewDecoderBytes(out.Bytes(), &migschema.DecoderOptions{Validate: true}))
+	var bad *migschema.FormatError
+	if !errors.Is(err, migschema.CodeLimit) || !errors.As(err, &bad) || !strings.HasPrefix(bad.Field, fmt.Sprintf("QemuFile.top[%d].full", most)) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestSumsDoNotWrap: block lengths that add up to the total but for 2^64.
+func TestSumsDoNotWrap(t *testing.T) {
+	u, i := migschema.NewUint, migschema.NewInt
+	for total, ok := range map[uint64]bool{4096: false, 1<<63 + 4096: true} {
+		blocks := []migschema.RAMBlockID{{Name: "a", Len: u(1 << 63)}, {Name: "b", Len: u(4096)}}
+		if !ok {
+			blocks = append(blocks, migschema.RAMBlockID{Name: "c", Len: u(1 << 63)})
+		}
+		b, err := migschema.Marshal(&migschema.QemuFile{Version: i(3), Top: []migschema.Section{
+			&migschema.SecFull{Name: "ram", SectionID: i(2), VersionID: i(4), Contents: &migschema.RAMBlockList{TotalRAM: u(total), Blocks: blocks}},
+		}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = count(migschema.NewDecoderBytes(b, &migschema.DecoderOptions{Validate: true}))
+		if (err == nil) != ok || !ok && !errors.Is(err, migschema.CodeSum) {
+			t.Errorf("total %#x: %v", total, err)
+		}
+		c := newClassic().config("pc").open(1, 2, "ram", 0, 4).be64(total | 4)
+		for _, bl := range blocks {
+			n, _ := bl.Len.Uint64()
+			c.str(bl.Name).be64(n)
+		}
+		if _, err := records(migschema.NewReaderBytes(c.be64(0x10).footer(2).raw(0).Bytes(), nil)); (err == nil) != ok {
+			t.Errorf("classic, total %#x: %v", total, err)
+		}
+	}
+}
+
+// TestLongestNames: 255 octets in the classic stream, 255 characters in BER.
+func TestLongestNames(t *testing.T) {
+	for n, ok := range map[int]bool{1: true, 255: true, 256: false} {
+		name := string(bytes.Repeat([]byte("n"), n))
+		w := migschema.NewWriter(io.Discard, nil)
+		if err := w.Write(&migschema.Record{Kind: migschema.RecordFull, ID: 1, Name: name}); (err == nil) != ok {
+			t.Errorf("classic, %d octets: %v", n, err)
+		}
+		for _, char := range []string{"n", "é", "\U0001f600"} {
+			name := string(bytes.Repeat([]byte(char), n))
+			var out bytes.Buffer
+			e := migschema.NewEncoder(&out, nil)
+			err := errors.Join(e.BeginFull(name, 1, 0, 1), e.OldBlob(nil), e.EndSection(), e.Close())
+			if (err == nil) != ok {
+				t.Errorf("BER, %d times %q: %v", n, char, err)
+			}
+			var f migschema.QemuFile
+			if err := migschema.Unmarshal(out.Bytes(), &f, nil); ok && (err != nil || f.Top[0].(*migschema.SecFull).Name != name) {
+				t.Errorf("BER, %d times %q came back as %+v, %v", n, char, f, err)
+			}
+		}
+	}
+}
+
+// TestXBZRLEBounds: runs at the bounds of their two octets, pages of other
+// sizes.
+func TestXBZRLEBounds(t *testing.T) {
+	for _, c := range []struct {
+		delta []byte
+		ok    bool
+	}{
+		{[]byte{0xff, 0x1f, 1, 9}, true},          // 4095 equal, the last octet changes
+		{[]byte{0x80, 0x20, 1, 9}, false},         // 4096 equal, and one more
+		{[]byte{0x80, 0x80, 0x01, 1, 9}, false},   // a run in three octets
+		{[]byte{0x81, 0x00, 1, 9}, true},          // padded to two
+		{[]byte{0x80}, false}, {[]byte{1}, false}, // cut
+		{[]byte{1, 0x80}, false}, {[]byte{1, 2, 9}, false},
+		{[]byte{1, 0}, false},             // nothing changes
+		{nil, true},                       // nothing at all
+		{[]byte{0, 1, 9, 0, 1, 8}, false}, // two runs that are one
+	} {
+		page := make([]byte, 4096)
+		if err := migschema.DecodeXBZRLE(page, c.delta); (err == nil) != c.ok || !c.ok && !errors.Is(err, migschema.CodeXBZRLE) {
+			t.Errorf("%x: %v", c.delta, err)
+		}
+	}
+	if b, ok := migschema.AppendXBZRLE([]byte{7}, make([]byte, 4096), make([]byte, 4095)); ok || !bytes.Equal(b, []byte{7}) {
+		t.Errorf("pages of two sizes: %x, %v", b, ok)
+	}
+}
+
+// TestListExtras: what the schema's list of blocks cannot say is refused.
+func TestListExtras(t *testing.T) {
+	for name, b := range map[string]migschema.RAMBlock{"page size": {Name: "a", Len: 4096, PageSize: 2 << 20}, "address": {Name: "a", Len: 4096, HasAddr: true}} {
+		e := migschema.NewEncoder(io.Discard, nil)
+		if err := begin(e); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.RAMList(4096, []migschema.RAMBlock{b}); !errors.Is(err, migschema.CodeLossy) && !errors.Is(err, migschema.CodeMisuse) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestReaderStateLimit: device state as large as the limit, and larger, told
+// by a description, by footers and by nothing.
+func TestReaderStateLimit(t *testing.T) {
+	const size = 1000
+	desc := `{"page_size":4096,"devices":[{"name":"dev","instance_id":0,"vmsd_name":"dev","version":1,"fields":[{"name":"a","type":"buffer","size":1000}]}]}`
+	stream := func(footer, described bool) []byte {
+		c := newClassic().config("pc").open(4, 5, "dev", 0, 1).raw(make([]byte, size)...)
+		if footer {
+			c.footer(5)
+		}
+		if c.raw(0); described {
+			c.raw(6).be32(uint32(len(desc))).raw([]byte(desc)...)
+		}
+		return c.Bytes()
+	}
+	given, err := migschema.ParseVMDesc([]byte(desc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range [][]byte{stream(true, true), stream(true, false), stream(false, true)} {
+		for _, vmdesc := range []*migschema.VMDesc{nil, given} {
+			for limit, ok := range map[int64]bool{10: false, size - 1: false, size + 1000: true} {
+				for _, r := range []*migschema.Reader{
+					migschema.NewReaderBytes(b, &migschema.ReaderOptions{MaxState: limit, VMDesc: vmdesc}),
+					migschema.NewReader(bytes.NewReader(b), &migschema.ReaderOptions{MaxState: limit, VMDesc: vmdesc}),
+				} {
+					if _, err := records(r); (err == nil) != ok || !ok && !errors.Is(err, migschema.CodeLimit) {
+						t.Errorf("%d octets, description given %v, limit %d: %v", len(b), vmdesc != nil, limit, err)
+					}
+				}
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package vma_test
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/virtfmt/virtfmt/vma"
@@ -119,7 +120,7 @@ func TestEveryFinding(t *testing.T) {
 		if c.want.Code == vma.CodeMissing || c.want.Code == vma.CodeVMStateMissing {
 			c.want.Offset = int64(len(b))
 		}
-		severity := ""
+		var severity []string
 		for _, p := range []vma.Profile{vma.Proxmox, vma.Strict, vma.Salvage} {
 			r, err := vma.Verify(t.Context(), bytes.NewReader(b), &vma.Options{Profile: p})
 			if err != nil {
@@ -135,7 +136,7 @@ func TestEveryFinding(t *testing.T) {
 				if sev := f.Severity; !found {
 					f.Severity, f.Detail = 0, ""
 					if found = f == c.want; found {
-						severity += " " + sev.String()
+						severity = append(severity, sev.String())
 					}
 				}
 			}
@@ -143,8 +144,8 @@ func TestEveryFinding(t *testing.T) {
 				t.Errorf("%s, %v: %+v\nwant %+v\n(all %v)", c.mutation, p, same, c.want, r.Findings)
 			}
 		}
-		if severity != " "+c.severity {
-			t.Errorf("%s:%s, want %s", c.mutation, severity, c.severity)
+		if strings.Join(severity, " ") != c.severity {
+			t.Errorf("%s: %s, want %s", c.mutation, severity, c.severity)
 		}
 	}
 	for c := vma.Code(0); c.String() != fmt.Sprintf("code(%d)", uint8(c)); c++ {
