@@ -23,6 +23,9 @@ type refcounts struct {
 	next  clusterIdx           // where the search for free clusters goes on
 	end   clusterIdx           // from here on the file was never written
 
+	// freed is past all clusters that were freed, 0 if none was.
+	freed clusterIdx
+
 	// packed is where the next compressed cluster may go, behind the last, or
 	// 0. Its cluster is in use.
 	packed hostOff
@@ -442,7 +445,41 @@ func (im *Image) lower(i clusterIdx, keepLast bool) (last bool, err error) {
 	if n == 1 && keepLast {
 		return true, nil
 	}
+	if n == 1 {
+		im.refs.freed = max(im.refs.freed, i+1)
+	}
 	return n == 1, im.setRefcount(i, n-1)
+}
+
+// maxTail bounds how many free clusters are looked at for clearTail.
+const maxTail = 1 << 20
+
+// clearTail makes what lies past the last cluster in use read as zeros, if some
+// of it was freed: QEMU 7.2 takes that for granted when it makes a disk larger
+// and preallocates what is added, and the guest would see what was there.
+func (im *Image) clearTail() {
+	im.allocMu.Lock()
+	defer im.allocMu.Unlock()
+	if im.refs.freed == 0 {
+		return
+	}
+	length := im.length.Load()
+	i := clusterIdx(align.CeilDiv(length, im.clusterSize()))
+	for range maxTail {
+		if i == 0 {
+			return
+		}
+		if n, err := im.refcount(i - 1); err != nil {
+			return
+		} else if n > 0 {
+			break
+		}
+		i--
+	}
+	if off := int64(im.clusterOff(i)); i < im.refs.freed && off < length {
+		// It stays as it is where this cannot be done.
+		_ = block.PunchHole(im.w, off, length-off)
+	}
 }
 
 // giveBack frees clusters that were allocated and never linked.

@@ -185,6 +185,7 @@ func (im *Image) finish() error {
 	if err := im.writeBackLocked(stageLazy); err != nil {
 		return err
 	}
+	im.clearTail()
 	if im.diskHdr.IncompatibleFeatures&IncompatDirty == 0 {
 		return nil
 	}
