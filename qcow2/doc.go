@@ -92,7 +92,8 @@
 //	1      guest data, new tables; refcounts, increased ones among them
 //	2      refcount table entries, the place of a new refcount table
 //	3      L2 and L1 entries, the place of a new L1 table
-//	4      decreased refcounts; holes where clusters were discarded
+//	4      decreased refcounts; holes where clusters were discarded and, by
+//	       Close, past the last cluster in use
 //
 // A cluster that lost its last reference is used again only after stage 3, and
 // once every read that may have looked it up before is over.
