@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,6 +46,17 @@ func expectNoLeak(t *testing.T, before map[string]string) {
 	}
 }
 
+// mostClients returns n, or how many clients there may be where each takes that
+// many of the descriptors that this process may have open or under way.
+func mostClients(t *testing.T, n, each int) int {
+	t.Helper()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	return max(2, int(min(uint64(n), uint64(limit.Cur)/uint64(each))))
+}
+
 // warmUp opens what the runtime keeps open, such as its poller.
 func warmUp(t *testing.T) {
 	t.Helper()
@@ -60,7 +72,7 @@ func TestCrowd(t *testing.T) {
 	seed := difftest.Seed(t, 1)
 	// A client can come back before the server has noticed that it left, hence
 	// twice as many places.
-	const clients = 64
+	clients := mostClients(t, 64, 400)
 	rounds := difftest.Scale(t, 10)
 
 	_, path, stop := serve(t, &ivshmem.ServerOptions{Size: 1 << 16, Vectors: 2, MaxClients: 2 * clients})
@@ -187,7 +199,7 @@ func TestNoLeakOnErrors(t *testing.T) {
 // TestManyClients keeps as many as the process has descriptors for, each with
 // vectors of its own, and rings all of them from one.
 func TestManyClients(t *testing.T) {
-	n := difftest.Scale(t, 300)
+	n := mostClients(t, difftest.Scale(t, 300), 50)
 	s, path := startServer(t, &ivshmem.ServerOptions{MaxClients: n + 1})
 	first := dial(t, path, nil)
 	for len(first.Peers()) == 0 { // it hears of itself when others can of it

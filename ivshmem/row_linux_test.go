@@ -59,7 +59,7 @@ func TestServerTellsWhatIs(t *testing.T) {
 			clients = append(clients, client{c, id, map[int64]int{}})
 			waitFor(t, "the client to be there", func() bool { return len(s.Clients()) == len(clients) })
 		}
-		for range 60 {
+		for range mostClients(t, 60, 200) {
 			switch n := rng.IntN(len(clients) + 1); {
 			case rng.IntN(3) > 0 || n == len(clients):
 				join()
@@ -107,7 +107,7 @@ func TestStalledClientsCostLittle(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	n := difftest.Scale(t, 400)
+	n := mostClients(t, difftest.Scale(t, 400), 50)
 	_, path := startServer(t, nil)
 	before := heap()
 	for range n {
