@@ -281,15 +281,17 @@ func (c *checker) l2(at int64, e entry) error {
 	}
 	size := int64(c.img.h.ClusterSize)
 	kind, ok := c.img.geo.checkData(e, c.clusters*size)
+	if ok || c.opts.Repair == RepairNone { // QEMU counts those too that are wrong and stay
+		c.res.AllocatedClusters++
+		if c.last != 0 && int64(e) != c.last+size {
+			c.res.FragmentedClusters++
+		}
+		c.last = int64(e)
+	}
 	if !ok {
 		c.wrong(Finding{Kind: kind, Entry: at, L2: true, Value: int64(e), Clusters: 1}, true, 0)
 		return nil
 	}
-	c.res.AllocatedClusters++
-	if c.last != 0 && int64(e) != c.last+size {
-		c.res.FragmentedClusters++
-	}
-	c.last = int64(e)
 	if !c.used.set(int64(e) / size) {
 		c.wrong(Finding{Kind: FindingShared, Entry: at, L2: true, Value: int64(e), Clusters: 1}, true, int64(e))
 	}

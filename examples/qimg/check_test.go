@@ -95,15 +95,20 @@ func TestRepair(t *testing.T) {
 			look info x
 			check -r all x
 			check x
-			create -q -f qed x 1M
-			io -f qed x -c 'write -P 1 0 300k'
-			sh printf '\377' | dd of=x bs=1 seek=327687 conv=notrunc 2>/dev/null
-			check x
-			check --output=json x
-			check -r leaks x
-			check -r all x
-			check x
-			check --output=json x
 		`)
+		// The L2 table is at 0xa0000.
+		for _, damage := range []string{`printf '\377' | dd seek=655367`, `printf '\1' | dd seek=655360`, `printf '\20' | dd seek=655362`, `printf '\0' | dd seek=655362`} {
+			newPair(t).script(`
+				create -q -f qed x 1M
+				io -f qed x -c 'write -P 1 0 300k'
+				sh ` + damage + ` of=x bs=1 conv=notrunc 2>/dev/null
+				check x
+				check --output=json x
+				check -r leaks x
+				check -r all x
+				check x
+				check --output=json x
+			`)
+		}
 	})
 }
