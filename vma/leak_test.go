@@ -86,8 +86,7 @@ func TestNoGoroutineLeft(t *testing.T) {
 		}
 		for start := time.Now(); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
 			if time.Since(start) > 30*time.Second {
-				t.Errorf("%s: %d goroutines are left", name, runtime.NumGoroutine()-before)
-				break
+				t.Fatalf("%s: %d goroutines are left", name, runtime.NumGoroutine()-before)
 			}
 		}
 	}
