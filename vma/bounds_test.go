@@ -230,3 +230,26 @@ func TestProgress(t *testing.T) {
 		}
 	}
 }
+
+// TestReaderErrorStays: after an error or the end, Next says the same again.
+func TestReaderErrorStays(t *testing.T) {
+	b := build(t, false, content(1, 130<<16, 0.05))
+	for name, b := range map[string][]byte{"whole": b, "cut": b[:len(b)/2], "cut in a block": b[:len(b)-1], "header alone": takeApart(b).header} {
+		r, err := vma.NewReader(bytes.NewReader(b), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			_, err = r.Next()
+		}
+		if name == "whole" != (err == io.EOF) {
+			t.Errorf("%s: %v", name, err)
+		}
+		at := r.Offset()
+		for range 3 {
+			if _, again := r.Next(); again != err || r.Offset() != at {
+				t.Errorf("%s: %v at %d, then %v at %d", name, err, at, again, r.Offset())
+			}
+		}
+	}
+}
