@@ -11,6 +11,9 @@ import (
 	"github.com/virtfmt/virtfmt/qcow2"
 )
 
+// maxSnapshotName is where qemu-img cuts the name of a snapshot, in bytes.
+const maxSnapshotName = 255
+
 // snapshot runs "qimg snapshot".
 func (c *command) snapshot(args []string) error {
 	var s settings
@@ -64,6 +67,7 @@ func (c *command) onSnapshots(file string, s *settings, action, name string) (er
 	case "": // without an action the image is only opened, as by qemu-img
 		return nil
 	case "c":
+		name = name[:min(len(name), maxSnapshotName)]
 		_, err = img.Qcow2.CreateSnapshot(c.ctx, name, nil)
 		return snapshotError("create", name, err)
 	case "a":

@@ -2,6 +2,7 @@ package main
 
 import (
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -31,6 +32,7 @@ func TestSnapshot(t *testing.T) {
 			snapshot -c 1 x
 			snapshot -q -c '' x
 			snapshot -c 'a name that is longer than the column' x
+			snapshot -c '` + strings.Repeat("0123456789", 26) + `' x
 			look snapshot -l x
 			convert -l a x z.raw
 			cmp z.raw
