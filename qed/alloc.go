@@ -141,7 +141,11 @@ func (img *Image) tableFor(off guestOff) (entry, error) {
 		return 0, err
 	}
 	if l2 != unallocated {
-		return l2, img.validTable(at, l2)
+		err := img.validTable(at, l2)
+		if err == nil && img.geo.overL1(hostOff(l2), img.geo.tableBytes) {
+			err = corruptf(int64(at), "l1 entry", "%#x is not written to: it overlaps the l1 table", uint64(l2))
+		}
+		return l2, err
 	}
 	host, err := img.alloc.take(img.geo.tableBytes)
 	if err != nil {

@@ -55,7 +55,8 @@
 // No image makes this package panic, loop without end, or take memory in
 // proportion to a size that it merely claims. Nothing is opened by a name in an
 // image but through what the caller granted: [Options.OpenBacking], or for
-// [OpenFile] [Options.Root]. A format is never guessed.
+// [OpenFile] [Options.Root]. A format is never guessed. Nothing is written to the
+// header or the L1 table because an entry points there.
 //
 // # Limits
 //

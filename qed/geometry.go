@@ -86,3 +86,9 @@ func (g *geometry) checkData(e entry, length int64) (FindingKind, bool) {
 	}
 	return 0, true
 }
+
+// overL1 reports whether one of the n bytes at off of the file lies in the L1
+// table.
+func (g *geometry) overL1(off hostOff, n int64) bool {
+	return off < g.l1+hostOff(g.tableBytes) && off+hostOff(n) > g.l1
+}

@@ -73,6 +73,9 @@ func (img *Image) writeSome(p []byte, off guestOff) (int, error) {
 		return 0, err
 	}
 	if r.kind == runData {
+		if img.geo.overL1(r.host, r.length) {
+			return 0, corruptf(int64(r.host), "data cluster", "it is not written to: it overlaps the l1 table")
+		}
 		n, err := img.f.WriteAt(p[:r.length], int64(r.host))
 		img.unsynced.Store(true)
 		if err != nil {
