@@ -1,6 +1,7 @@
 package qcow2_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -108,6 +109,7 @@ func TestMeasureDiskAsQEMU(t *testing.T) {
 				runIn(t, dir, img, "bitmap", "--add", "-g", g, c.Top(), strings.Repeat("b", 100*n+1))
 			}
 		}
+		withoutHoles(t, dir)
 		for n, mc := range append(measureCases(), measureCase{
 			"backing_file=x,backing_fmt=raw", &qcow2.CreateOptions{BackingFile: "x", BackingFormat: "raw"},
 		}) {
@@ -132,6 +134,27 @@ func TestMeasureDiskAsQEMU(t *testing.T) {
 			if err != nil || !ok || got != want {
 				t.Errorf("snapshot of chain %d, %q: %+v, %v, want %+v", i, mc.qemu, got, err, want)
 			}
+		}
+	}
+}
+
+// withoutHoles writes the images of a folder anew. Where a file has many holes
+// qemu-img takes those for zeros, and not every file system makes the same.
+func withoutHoles(t *testing.T, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.HasPrefix(b, []byte("QFI\xfb")) {
+			os.Remove(path)
+			writeFile(t, path, b)
 		}
 	}
 }
