@@ -49,14 +49,14 @@ func measureReads(r io.ReaderAt, size int64, threads int, seed uint64) (cost, er
 
 // randomReads reads 4 KiB at random places of an image, beside reading the raw
 // file, with one goroutine and with two.
-func randomReads(image string) row {
+func randomReads(image, format string) row {
 	run := func(ctx context.Context, b *bench) ([]line, error) {
 		f, err := os.Open(b.path(image + ".raw"))
 		if err != nil {
 			return nil, err
 		}
 		defer f.Close()
-		im, err := qcow2.OpenFile(b.path(image+".qcow2"), nil)
+		im, err := open(b.path(image + "." + format))
 		if err != nil {
 			return nil, err
 		}
@@ -90,7 +90,7 @@ func randomReads(image string) row {
 		both.judged = both.median
 		return []line{alone, both}, nil
 	}
-	return row{"read 4K of " + image, []string{image + ".qcow2", image + ".raw"}, run}
+	return row{"read 4K of " + called(image, format), []string{image + "." + format, image + ".raw"}, run}
 }
 
 // allocations returns how often f allocates.

@@ -28,7 +28,8 @@ func (b *bench) size(n int64) int64 { return max(2, int64(float64(n/mib)*b.scale
 
 // makeImage makes the image with that name if it is not there.
 //
-//	half.raw, half.qcow2    MiB of random data and holes in turn
+//	half.raw, half.qcow2,
+//	half.qed                MiB of random data and holes in turn
 //	text.raw                text
 //	deflate.qcow2           the text, compressed with deflate
 //	zstd.qcow2              the text, compressed with zstd
@@ -59,6 +60,8 @@ func (b *bench) makeImage(ctx context.Context, name string) error {
 		err = write(part, io.LimitReader(corpus.Text(1), b.size(gib)))
 	case "half.qcow2":
 		err = convert("half.raw", "raw", "qcow2")
+	case "half.qed":
+		err = convert("half.raw", "raw", "qed")
 	case "deflate.qcow2":
 		err = convert("text.raw", "raw", "qcow2", "-c")
 	case "zstd.qcow2":

@@ -5,12 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/qcow2"
+	"github.com/virtfmt/virtfmt/qed"
 )
 
 // workerCommand makes qbench do one thing as a process of its own, as the
@@ -19,7 +22,7 @@ const workerCommand = "worker"
 
 // work does what a worker process is for:
 //
-//	raw SRC DST              a qcow2 image to a raw one, looking for zeros
+//	raw SRC DST              a qcow2 or qed image to a raw one, looking for zeros
 //	copy SRC DST             the same, taking data as it is
 //	deflate SRC DST          a raw image to a compressed qcow2 one
 //	zstd SRC DST
@@ -32,7 +35,7 @@ func work(ctx context.Context, what string, args []string) error {
 	case "raw":
 		return toRaw(ctx, args[0], args[1], nil)
 	case "copy":
-		return toRaw(ctx, args[0], args[1], &qcow2.CopyOptions{Sparse: -1})
+		return toRaw(ctx, args[0], args[1], &block.CopyOptions{Sparse: -1})
 	case "deflate", "zstd":
 		create := &qcow2.CreateOptions{}
 		if what == "zstd" {
@@ -51,8 +54,23 @@ func work(ctx context.Context, what string, args []string) error {
 	return fmt.Errorf("no work is called %q", what)
 }
 
-func toRaw(ctx context.Context, src, dst string, o *qcow2.CopyOptions) error {
-	im, err := qcow2.OpenFile(src, nil)
+// An image is one of qcow2 or qed.
+type image interface {
+	block.Disk
+	CopyTo(context.Context, io.WriterAt, *block.CopyOptions) (block.CopyStats, error)
+	Close() error
+}
+
+// open opens an image for reading, whose name ends with its format.
+func open(name string) (image, error) {
+	if strings.HasSuffix(name, ".qed") {
+		return qed.OpenFile(name, nil)
+	}
+	return qcow2.OpenFile(name, nil)
+}
+
+func toRaw(ctx context.Context, src, dst string, o *block.CopyOptions) error {
+	im, err := open(src)
 	if err != nil {
 		return err
 	}

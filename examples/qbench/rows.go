@@ -15,17 +15,20 @@ type row struct {
 
 func rows() []row {
 	return []row{
-		randomReads("half"),
-		randomReads("frag"),
+		randomReads("half", "qcow2"),
+		randomReads("frag", "qcow2"),
+		randomReads("half", "qed"),
 		{"read 4K of 100 GiB sparse", []string{"sparse.qcow2"}, sparseReads},
 		{"open and close", []string{"frag.qcow2"}, openClose},
 		{"write in requests of 64K", nil, sequentialWrites},
-		convert("half", "cp"),
-		convert("frag", "cp"),
-		convert("half", "qemu-img"),
-		convert("frag", "qemu-img"),
-		convert("deflate", "qemu-img"),
-		convert("zstd", "qemu-img"),
+		convert("half", "qcow2", "cp"),
+		convert("frag", "qcow2", "cp"),
+		convert("half", "qed", "cp"),
+		convert("half", "qcow2", "qemu-img"),
+		convert("frag", "qcow2", "qemu-img"),
+		convert("half", "qed", "qemu-img"),
+		convert("deflate", "qcow2", "qemu-img"),
+		convert("zstd", "qcow2", "qemu-img"),
 		convertCompressed("deflate", 0.5, 1),
 		convertCompressed("zstd", 1.1, 1.02),
 		{"check 1 TiB of metadata", []string{"meta.qcow2"}, checkMetadata},
@@ -36,19 +39,27 @@ func rows() []row {
 	}
 }
 
+// called returns the name of an image in a table, where most are qcow2.
+func called(image, format string) string {
+	if format == "qcow2" {
+		return image
+	}
+	return image + "." + format
+}
+
 // convert converts an image to a raw one, beside qemu-img doing it, or beside
 // a copy of the raw image, which as cp makes it does not look for zeros.
-func convert(image, beside string) row {
-	r := row{name: fmt.Sprintf("convert %s to raw, %s", image, beside), images: []string{image + ".qcow2"}}
+func convert(image, format, beside string) row {
+	r := row{name: fmt.Sprintf("convert %s to raw, %s", called(image, format), beside), images: []string{image + "." + format}}
 	if beside == "cp" {
 		r.images = append(r.images, image+".raw")
 	}
 	r.run = func(ctx context.Context, b *bench) ([]line, error) {
-		src, dst := b.path(image+".qcow2"), b.path("out.raw")
+		src, dst := b.path(image+"."+format), b.path("out.raw")
 		defer os.Remove(dst)
 		work, peer, note := "copy", []string{"cp", b.path(image + ".raw"), dst}, "neither looks for zeros"
 		if beside != "cp" {
-			work, peer, note = "raw", []string{"qemu-img", "convert", "-m", "8", "-W", "-f", "qcow2", "-O", "raw", src, dst}, "beside qemu-img -m 8 -W"
+			work, peer, note = "raw", []string{"qemu-img", "convert", "-m", "8", "-W", "-f", format, "-O", "raw", src, dst}, "beside qemu-img -m 8 -W"
 		}
 		p, err := b.race(ctx, dst, []string{b.self, workerCommand, work, src, dst}, peer)
 		if err != nil {
