@@ -349,14 +349,18 @@ func (d *shared) listed(list []qcow2.Snapshot) {
 	}
 }
 
+// widen makes room in refcounts for several snapshots, also of compressed
+// clusters that share one of the file.
+func (fl *flavour) widen() {
+	fl.create = regexp.MustCompile(`refcount_bits=[124]\b`).ReplaceAllString(fl.create, "refcount_bits=16")
+}
+
 // TestSnapshotsByTurns: QEMU's tools and this package change one image, its
 // snapshots and its size by turns.
 func TestSnapshotsByTurns(t *testing.T) {
 	seed := difftest.Seed(t, 1)
 	for _, fl := range flavours() {
-		// Room for snapshots, also of compressed clusters that share one of the
-		// file.
-		fl.create = regexp.MustCompile(`refcount_bits=[124]\b`).ReplaceAllString(fl.create, "refcount_bits=16")
+		fl.widen()
 		for round := range difftest.Scale(t, 1) {
 			t.Run(fmt.Sprint(fl.name, "/", round), func(t *testing.T) {
 				d := newShared(t, &fl, seed+uint64(round))

@@ -151,6 +151,7 @@ func TestVMStateQEMU(t *testing.T) {
 		if fl.data || fl.name == "512" {
 			continue
 		}
+		fl.widen()
 		t.Run(fl.name, func(t *testing.T) {
 			d := newShared(t, &fl, rng.Uint64())
 			run := func(cmds ...string) {
