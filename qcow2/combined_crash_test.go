@@ -157,18 +157,23 @@ func TestPowerCutsOverFirstTable(t *testing.T) {
 	}
 }
 
+// imagesWithDataFile returns options of images whose guest data is in another file.
+func imagesWithDataFile() map[string]qcow2.CreateOptions {
+	return map[string]qcow2.CreateOptions{
+		"data":       {ClusterSize: 512},
+		"data-lazy":  {ClusterSize: 4096, LazyRefcounts: true},
+		"data-extl2": {ClusterSize: 16 << 10, ExtendedL2: true},
+		"data-raw":   {ClusterSize: 4096, DataFileRaw: true},
+	}
+}
+
 // TestPowerCutsOverDataFile cuts the power of an image and its data file at
 // once, each of which is synced on its own. A sector holds what it held at the
 // last Sync, or something that was written to it since.
 func TestPowerCutsOverDataFile(t *testing.T) {
 	seed := difftest.Seed(t, 1)
 	var stats crashtest.Stats
-	for name, o := range map[string]qcow2.CreateOptions{
-		"data":       {ClusterSize: 512},
-		"data-lazy":  {ClusterSize: 4096, LazyRefcounts: true},
-		"data-extl2": {ClusterSize: 16 << 10, ExtendedL2: true},
-		"data-raw":   {ClusterSize: 4096, DataFileRaw: true},
-	} {
+	for name, o := range imagesWithDataFile() {
 		t.Run(name, func(t *testing.T) {
 			const size = 128 << 10
 			f, data := memfile.New(), memfile.New()

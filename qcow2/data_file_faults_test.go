@@ -138,12 +138,7 @@ func (r *dataRun) note(s dataStep, err error) {
 func TestFaultsOverDataFile(t *testing.T) {
 	seed := difftest.Seed(t, 1)
 	var stats crashtest.Stats
-	for name, o := range map[string]qcow2.CreateOptions{
-		"data":       {ClusterSize: 512},
-		"data-lazy":  {ClusterSize: 4096, LazyRefcounts: true},
-		"data-extl2": {ClusterSize: 16 << 10, ExtendedL2: true},
-		"data-raw":   {ClusterSize: 4096, DataFileRaw: true},
-	} {
+	for name, o := range imagesWithDataFile() {
 		t.Run(name, func(t *testing.T) {
 			const sectors = 256
 			f, data := memfile.New(), memfile.New()

@@ -18,6 +18,8 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+
+	"github.com/virtfmt/virtfmt/examples/internal/sticky"
 )
 
 // A command is one run of the program.
@@ -91,24 +93,10 @@ func (e usageError) Error() string { return string(e) }
 // errHelp asks for the help.
 var errHelp = errors.New("help")
 
-// An output is what a command prints to. It keeps the first error.
-type output struct {
-	io.Writer
-	err error
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	n, err := o.Writer.Write(p)
-	if o.err == nil {
-		o.err = err
-	}
-	return n, err
-}
-
 // main runs a command line and returns the exit code. Output that is lost is an
 // error.
 func (c *command) main(args []string) int {
-	out := &output{Writer: c.stdout}
+	out := &sticky.Writer{Writer: c.stdout}
 	c.stdout = out
 	err := c.dispatch(args)
 	if errors.Is(err, errHelp) {
@@ -116,7 +104,7 @@ func (c *command) main(args []string) int {
 		err = nil
 	}
 	if err == nil {
-		err = out.err
+		err = out.Err
 	}
 	if err == nil {
 		return 0

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/virtfmt/virtfmt/examples/internal/sticky"
 )
 
 type full struct{}
@@ -35,7 +37,7 @@ func TestAsked(t *testing.T) {
 	asked := make(chan os.Signal, 1)
 	asked <- os.Interrupt
 	close(asked)
-	c := &command{stdout: &output{Writer: full{}}}
+	c := &command{stdout: &sticky.Writer{Writer: full{}}}
 	p := c.newProgress(&settings{})
 	p.show(1, 4)
 	var b bytes.Buffer

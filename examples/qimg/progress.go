@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/virtfmt/virtfmt/examples/internal/sticky"
 )
 
 // A progress shows how far something is: on a terminal by a bar, elsewhere by
@@ -29,7 +31,7 @@ func (c *command) newProgress(s *settings) *progress {
 		return p
 	}
 	p.w = c.stdout
-	if f, ok := c.stdout.(*output).Writer.(*os.File); ok {
+	if f, ok := c.stdout.(*sticky.Writer).Writer.(*os.File); ok {
 		fi, err := f.Stat()
 		p.bar = err == nil && fi.Mode()&os.ModeCharDevice != 0
 	}

@@ -26,6 +26,7 @@ import (
 	"os/signal"
 	"strings"
 
+	"github.com/virtfmt/virtfmt/examples/internal/sticky"
 	"github.com/virtfmt/virtfmt/vma"
 )
 
@@ -96,30 +97,16 @@ func main() {
 	os.Exit(c.main(os.Args[1:]))
 }
 
-// A checkedWriter remembers the first error of w, for those who print.
-type checkedWriter struct {
-	w   io.Writer
-	err error
-}
-
-func (c *checkedWriter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	if c.err == nil {
-		c.err = err
-	}
-	return n, err
-}
-
 // errUsage is wrong usage.
 var errUsage = errors.New("wrong usage")
 
 // main runs a command line and returns the exit code.
 func (c *command) main(args []string) int {
-	out := &checkedWriter{w: c.stdout}
+	out := &sticky.Writer{Writer: c.stdout}
 	c.stdout = out
 	err := c.dispatch(args)
 	if err == nil {
-		err = out.err // lost output
+		err = out.Err // lost output
 	}
 	var none *noConfigError
 	switch {
