@@ -27,7 +27,7 @@ func find(given options, o *Options, chain []os.FileInfo) (*Source, error) {
 	}
 	file := given.sub("file")
 	s := &Source{Format: driver, o: o, given: given}
-	s.detect = given.value["detect-zeroes"] == "on" || given.value["detect-zeroes"] == "unmap"
+	s.detect = given.detectZeroes()
 	switch {
 	case driver == "file" || driver == "host_device":
 		if !file.empty() { // a file name on its own
@@ -56,6 +56,12 @@ func find(given options, o *Options, chain []os.FileInfo) (*Source, error) {
 	}
 	s.setName(given)
 	return s, nil
+}
+
+// detectZeroes reports whether zeros that are written are to be looked for.
+func (o options) detectZeroes() bool {
+	text := o.value["detect-zeroes"]
+	return text == "on" || text == "unmap"
 }
 
 // Foreign reports whether QEMU's tools have a format or a protocol that this

@@ -128,6 +128,6 @@ func (img *Image) reopen(o *Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	again.opened, again.detect = o, given.value["detect-zeroes"] == "on" || given.value["detect-zeroes"] == "unmap"
+	again.opened, again.detect = o, given.detectZeroes()
 	return again, nil
 }
