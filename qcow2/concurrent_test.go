@@ -125,7 +125,7 @@ func concurrently(t *testing.T, d *disk, seed uint64, discard bool) {
 			}
 		})
 	}
-	wg.Wait()
+	difftest.Watchdog(t, wg.Wait)
 	if discard {
 		return
 	}

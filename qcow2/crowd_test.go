@@ -79,9 +79,11 @@ func (c *crowd) run(seed uint64) {
 			}
 		})
 	}
-	writers.Wait()
-	c.stop.Store(true)
-	others.Wait()
+	difftest.Watchdog(c.t, func() {
+		writers.Wait()
+		c.stop.Store(true)
+		others.Wait()
+	})
 }
 
 // write writes cells of its own and reads any.

@@ -97,19 +97,21 @@ func TestSwapped(t *testing.T) {
 		}
 	})
 	opened, refused := 0, 0
-	for range difftest.Scale(t, 20000) {
-		f, err := imagefile.Open("x", imagefile.Options{Root: root, NoLock: true})
-		if err != nil {
-			refused++
-			continue
+	difftest.Watchdog(t, func() {
+		for range difftest.Scale(t, 20000) {
+			f, err := imagefile.Open("x", imagefile.Options{Root: root, NoLock: true})
+			if err != nil {
+				refused++
+				continue
+			}
+			b, err := io.ReadAll(io.LimitReader(f, 100))
+			if err != nil || string(b) != "inside" {
+				t.Errorf("%q, %v", b, err)
+			}
+			f.Close()
+			opened++
 		}
-		b, err := io.ReadAll(io.LimitReader(f, 100))
-		if err != nil || string(b) != "inside" {
-			t.Errorf("%q, %v", b, err)
-		}
-		f.Close()
-		opened++
-	}
+	})
 	close(stop)
 	swaps.Wait()
 	t.Logf("%d opened, %d refused", opened, refused)
