@@ -9,7 +9,6 @@ import (
 	"io"
 
 	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 )
 
 // A Compression is how an archive is compressed. The format knows none:
@@ -115,17 +114,6 @@ func Decompress(r io.Reader, o *DecompressOptions) (io.ReadCloser, Compression, 
 		return nil, c, err
 	}
 	return rc, c, nil
-}
-
-// newZstd decodes in the goroutine that reads: the pipeline of goroutines that the
-// decoder would otherwise be takes half as much time again of the processors, which
-// those that write the disks need.
-func newZstd(r io.Reader, maxWindow uint64) (io.ReadCloser, error) {
-	d, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(1))
-	if err != nil {
-		return nil, fmt.Errorf("vma: %w", err)
-	}
-	return d.IOReadCloser(), nil
 }
 
 func newLZO(r io.Reader, open func(io.Reader) (io.Reader, error)) (io.ReadCloser, error) {

@@ -21,8 +21,8 @@ type ExtractOptions struct {
 	// nothing. That a device is not in the archive is for the caller to notice.
 	Target func(d DeviceInfo) (*Target, error)
 	// Workers is how many goroutines write, by default twice the processors
-	// from a file, at least 4 and at most 16, and up to 4 from a stream. From
-	// a stream each takes 4 MiB of memory.
+	// from a file, at least 4 and at most 16. From a stream it is one less than
+	// the processors, at least 1 and at most 4, and each takes 4 MiB of memory.
 	Workers int
 	// Progress, where set, is told how far the extraction has come, after
 	// every extent. The calls do not overlap.
@@ -57,22 +57,32 @@ func (r *Reader) Extract(ctx context.Context, o *ExtractOptions) (*Report, error
 	if r.w.err == io.EOF || r.w.err == nil && r.w.count > 0 {
 		return r.w.result(), errors.New("vma: extract: the archive was read from already")
 	}
-	x := newExtraction(o, min(runtime.GOMAXPROCS(0), 4))
+	x := newExtraction(o, min(max(runtime.GOMAXPROCS(0)-1, 1), 4))
 	free := make(chan []byte, x.workers+1)
 	for range cap(free) {
 		free <- nil
 	}
+	if z, ok := r.stream.r.(*zstdReader); ok {
+		r.stream.late = newLateSums(z, len(r.stream.buf))
+	}
 	work := func(j *job, _ *[]byte) error {
 		defer func() { free <- j.data }()
+		if err := j.check(); err != nil {
+			return ioError(j.offset, err)
+		}
 		return x.scatter(j.clusters, j.data, 0)
 	}
-	return x.run(ctx, r.w, r.w.header.Devices, work, func(e *extent) *job {
-		j := &job{data: e.data, clusters: e.clusters}
+	report, err := x.run(ctx, r.w, r.w.header.Devices, work, func(e *extent) *job {
+		j := &job{offset: e.offset, data: e.data, clusters: e.clusters}
 		e.clusters = nil
 		r.w.release() // and leave the data to the job
-		r.stream.swap(<-free)
+		j.check = r.stream.swap(<-free)
 		return j
 	})
+	if serr := r.stream.settle(); serr != nil && err == nil {
+		err = ioError(r.stream.offset(), serr)
+	}
+	return report, err
 }
 
 // Extract writes each device to its target, in parallel and in the order of
@@ -122,8 +132,11 @@ type extracted struct {
 type job struct {
 	offset   int64 // in the archive
 	end      int64
-	data     []byte // the extent, from a stream
 	clusters []cluster
+
+	// From a stream.
+	data  []byte       // the extent
+	check func() error // of data, to be called before it is used
 }
 
 func newExtraction(o *ExtractOptions, workers int) *extraction {

@@ -88,6 +88,7 @@ type streamSource struct {
 	buf  []byte // Invariant: 0 <= head <= len(buf)
 	head int
 	eof  bool
+	late *lateSums // of what is in buf; nil where r checks what it returns
 }
 
 func (s *streamSource) offset() int64 { return s.pos }
@@ -95,14 +96,13 @@ func (s *streamSource) offset() int64 { return s.pos }
 func (s *streamSource) skip(n int) {
 	s.head += n
 	s.pos += int64(n)
-	if s.head == len(s.buf) {
-		s.buf, s.head = s.buf[:0], 0
-	}
 }
 
 func (s *streamSource) peek(n int) ([]byte, error) {
 	if have := len(s.buf) - s.head; have < n && !s.eof {
-		s.makeRoom(n)
+		if err := s.makeRoom(n); err != nil {
+			return nil, err
+		}
 		if err := s.fill(n); err != nil {
 			return nil, err
 		}
@@ -129,22 +129,35 @@ const smallBuffer = 16 << 10
 
 // makeRoom makes the buffer able to hold n bytes from head on, or as much of
 // them as can be afforded before they were seen.
-func (s *streamSource) makeRoom(n int) {
-	if s.head+n <= cap(s.buf) {
-		return
+func (s *streamSource) makeRoom(n int) error {
+	if s.head < len(s.buf) && s.head+n <= cap(s.buf) {
+		return nil
+	}
+	if err := s.settle(); err != nil {
+		return err
 	}
 	rest := s.buf[s.head:]
 	if n <= cap(s.buf) {
-		s.buf = s.buf[:copy(s.buf[:len(rest)], rest)]
-		s.head = 0
-		return
+		s.move(s.buf[:0])
+		return nil
 	}
 	size := min(n, max(2*len(rest), len(rest)+growth))
 	if n <= maxPeek {
 		size = min(maxPeek, max(n, 2*cap(s.buf), smallBuffer))
 	}
-	s.buf = append(make([]byte, 0, size), rest...)
-	s.head = 0
+	s.move(make([]byte, 0, size))
+	return nil
+}
+
+// move moves what is not consumed to the front of buf, which becomes the
+// buffer.
+//
+// Preconditions: what is in the current buffer is settled or handed out.
+func (s *streamSource) move(buf []byte) {
+	s.buf, s.head = append(buf[:0], s.buf[s.head:]...), 0
+	if s.late != nil {
+		s.late.from = len(s.buf)
+	}
 }
 
 // fill reads until n bytes are there, growing the buffer on the way, or until
@@ -152,9 +165,11 @@ func (s *streamSource) makeRoom(n int) {
 func (s *streamSource) fill(n int) error {
 	for empty := 0; len(s.buf)-s.head < n; {
 		if len(s.buf) == cap(s.buf) {
-			s.makeRoom(n)
+			if err := s.makeRoom(n); err != nil {
+				return err
+			}
 		}
-		k, err := s.r.Read(s.buf[len(s.buf):min(s.head+n, cap(s.buf))])
+		k, err := s.read(s.buf[len(s.buf):min(s.head+n, cap(s.buf))])
 		if k < 0 || k > cap(s.buf)-len(s.buf) {
 			return io.ErrNoProgress
 		}
@@ -176,11 +191,32 @@ func (s *streamSource) fill(n int) error {
 	return nil
 }
 
+// read reads what follows the buffer.
+func (s *streamSource) read(p []byte) (int, error) {
+	if s.late == nil {
+		return s.r.Read(p)
+	}
+	return s.late.read(p, s.buf)
+}
+
+// settle checks what of the buffer was not handed out.
+func (s *streamSource) settle() error {
+	if s.late == nil || s.late.from == len(s.buf) && len(s.late.frames) == 0 {
+		return nil
+	}
+	return s.late.handOut(s.buf)()
+}
+
 // swap gives the source another buffer, so that views of the current one stay
-// valid. What was read ahead moves over.
-func (s *streamSource) swap(buf []byte) {
-	s.buf = append(buf[:0], s.buf[s.head:]...)
-	s.head = 0
+// valid. What was read ahead moves over. The current one has to be checked by
+// the function that swap returns, see [lateSums].
+func (s *streamSource) swap(buf []byte) (check func() error) {
+	check = func() error { return nil }
+	if s.late != nil {
+		check = s.late.handOut(s.buf)
+	}
+	s.move(buf)
+	return check
 }
 
 // release drops a buffer that grew past what extents need, once a large

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/vma"
 )
@@ -65,14 +66,15 @@ func vmaExtract(ctx context.Context, src, dst string) error {
 	})
 }
 
-// unzstd decodes a file as an extraction does, and does nothing with it.
+// unzstd decodes a file with the decoder that an extraction uses, in one
+// goroutine as there, and does nothing with it.
 func unzstd(src string) error {
 	in, err := os.Open(src)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	d, _, err := vma.Decompress(in, nil)
+	d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
 	if err != nil {
 		return err
 	}
