@@ -42,6 +42,9 @@ func (s slot) reserved() uint8 { return uint8(s >> 40) }
 func (s slot) dev() uint8      { return uint8(s >> 32) }
 func (s slot) cluster() uint32 { return uint32(s) }
 
+// place returns s without its mask.
+func (s slot) place() slot { return s << 16 >> 16 }
+
 // of reports whether s is one of the device, and its reserved byte is 0.
 func (s slot) of(dev uint8) bool { return uint16(s>>32) == uint16(dev) }
 

@@ -147,6 +147,15 @@ func (l *ledger) run(e *extent, i, data int) (n, blocks int) {
 	room := (e.length - data) / BlockSize
 	for slots := e.header[offSlots+8*i:]; len(slots) >= 8; slots = slots[8:] {
 		s := slot(binary.BigEndian.Uint64(slots))
+		if want := makeSlot(0, id, uint32(next)); s.place() == want && next < plain {
+			most := min(seen.room(uint32(next)), int(min(plain-next, slotsPerExtent)), len(slots)/8)
+			if k, b, z := inOrder(slots[:8*most], want, room-blocks); k > 0 {
+				seen.addRun(uint32(next), k)
+				n, blocks, zero, next = n+k, blocks+b, zero+z, next+int64(k)
+				slots = slots[8*(k-1):]
+				continue
+			}
+		}
 		num, stored := int64(s.cluster()), s.blocks()
 		behind := (num - next) >> 63 // -1 or 0
 		if !s.of(id) || num >= plain || behind&alert != 0 || blocks+stored > room || !seen.add(s.cluster()) {
@@ -165,6 +174,23 @@ func (l *ledger) run(e *extent, i, data int) (n, blocks int) {
 	d.StoredBlocks += int64(blocks)
 	l.report.counts[CodeOutOfOrder] += late
 	return n, blocks
+}
+
+// inOrder counts the slots of a device that follow each other from want on, up
+// to one with which there are more than room blocks.
+func inOrder(slots []byte, want slot, room int) (n, blocks, zero int) {
+	for ; len(slots) >= 8; slots = slots[8:] {
+		s := slot(binary.BigEndian.Uint64(slots))
+		stored := s.blocks()
+		if s.place() != want || blocks+stored > room {
+			break
+		}
+		want++
+		n++
+		blocks += stored
+		zero += int((uint32(s.mask()) - 1) >> 31) // 1 for an empty mask
+	}
+	return n, blocks, zero
 }
 
 // listRun lists the clusters of a run.

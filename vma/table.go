@@ -132,6 +132,17 @@ func (b bitset) add(n uint32) bool {
 	return true
 }
 
+// room returns how many numbers from n on are not in the set, as far as its
+// words of 64 numbers tell.
+func (b bitset) room(n uint32) int {
+	return min(bits.TrailingZeros64(*b.t.at(n / 64)>>(n%64)), int(64-n%64))
+}
+
+// addRun puts count numbers from n on into the set.
+//
+// Preconditions: count is at most room(n).
+func (b bitset) addRun(n uint32, count int) { *b.t.at(n / 64) |= (1<<count - 1) << (n % 64) }
+
 // has reports whether n is in the set.
 func (b bitset) has(n uint32) bool { return b.t.get(n/64)>>(n%64)&1 != 0 }
 
