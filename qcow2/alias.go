@@ -19,7 +19,7 @@ type Kind = block.Kind
 
 // The kinds of ranges.
 const (
-	Unallocated = block.Unallocated // held by no layer, reads as zeros
+	Unallocated = block.Unallocated // held by no layer, reads as zeros; may have a place at HostOffset
 	Data        = block.Data        // stored as it is, at HostOffset
 	Compressed  = block.Compressed  // stored, but not byte for byte
 	Zero        = block.Zero        // reads as zeros, may own space at HostOffset

@@ -42,8 +42,12 @@ func (im *Image) extents(r *root, off, n int64, yield func(Extent, error) bool) 
 		e := Extent{Start: off, Length: got.n, HostOffset: NoOffset}
 		off += got.n
 		switch got.kind {
-		case kindUnallocated:
-			if !block.BackingExtents(backing, e.Start, e.Length, yield) {
+		case kindUnallocated, kindPlaced:
+			send := yield
+			if got.kind == kindPlaced && !im.encrypted {
+				send = placed(e.Start, got.host, yield)
+			}
+			if !block.BackingExtents(backing, e.Start, e.Length, send) {
 				return
 			}
 			continue
@@ -62,6 +66,17 @@ func (im *Image) extents(r *root, off, n int64, yield func(Extent, error) bool) 
 		if !yield(e, nil) {
 			return
 		}
+	}
+}
+
+// placed returns a yield that tells where subclusters lie that this layer has a
+// place for, and nothing in it. The first byte at start lies at host.
+func placed(start int64, host hostOff, yield func(Extent, error) bool) func(Extent, error) bool {
+	return func(e Extent, err error) bool {
+		if err == nil && e.Kind == Unallocated && e.Depth == 0 {
+			e.HostOffset = int64(host) + e.Start - start
+		}
+		return yield(e, err)
 	}
 }
 

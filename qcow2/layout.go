@@ -110,6 +110,7 @@ type clusterKind uint8
 
 const (
 	kindUnallocated clusterKind = iota // falls through to the backing file
+	kindPlaced                         // subclusters that do so in a cluster that has a place
 	kindZeroPlain                      // reads as zeros, owns no cluster
 	kindZeroAlloc                      // reads as zeros, owns a cluster
 	kindNormal                         // stored as it is

@@ -77,7 +77,7 @@ func (im *Image) readRun(r *root, p []byte, off guestOff) (int, error) {
 		return 0, err
 	}
 	switch got.kind {
-	case kindUnallocated:
+	case kindUnallocated, kindPlaced:
 		err = im.readBacking(r, backing, p, off)
 	case kindZeroPlain, kindZeroAlloc:
 		clear(p)

@@ -256,7 +256,7 @@ func (im *Image) tailIsZero(off, end, shown int64) (bool, error) {
 			return false, err
 		}
 		switch got.kind {
-		case kindUnallocated:
+		case kindUnallocated, kindPlaced:
 			if off < shown {
 				return false, nil
 			}

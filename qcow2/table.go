@@ -95,10 +95,10 @@ func (im *Image) readTable(p []byte, off int64) error {
 type run struct {
 	kind  clusterKind
 	n     int64   // bytes, at least 1
-	host  hostOff // of the first byte, for kindNormal and kindZeroAlloc
+	host  hostOff // of the first byte, where hosted
 	entry l2Entry // of a compressed cluster
-	// copied means that the clusters of a kindNormal or kindZeroAlloc run have
-	// the refcount 1, if the mapping is the active one.
+	// copied means that the clusters of a hosted run have the refcount 1, if the
+	// mapping is the active one.
 	copied bool
 }
 
@@ -268,7 +268,9 @@ func (im *Image) lookupExtended(t extL2Table, i int, off guestOff, n, at int64) 
 }
 
 // hosted reports whether r.host says where r lies.
-func (r *run) hosted() bool { return r.kind == kindNormal || r.kind == kindZeroAlloc }
+func (r *run) hosted() bool {
+	return r.kind == kindNormal || r.kind == kindZeroAlloc || r.kind == kindPlaced
+}
 
 // subRun returns the run of equal subclusters that begins at offset in of the
 // cluster, and whether it reaches the cluster's end.
@@ -296,6 +298,8 @@ func (e entry) subKind(cluster clusterKind, i int) clusterKind {
 		return kindZeroPlain
 	case e.subs.allocated()>>i&1 != 0:
 		return kindNormal
+	case cluster == kindNormal:
+		return kindPlaced
 	}
 	return kindUnallocated
 }

@@ -372,7 +372,7 @@ func (im *Image) zeroBefore(off guestOff, n guestOff) bool {
 		}
 		switch got.kind {
 		case kindZeroPlain, kindZeroAlloc:
-		case kindUnallocated:
+		case kindUnallocated, kindPlaced:
 			if backing := im.Backing(); backing != nil && int64(off) < min(backing.Size(), im.Size()) {
 				return false
 			}

@@ -38,7 +38,7 @@ func statuses(img *imgopen.Image, off, n int64) iter.Seq2[status, error] {
 	return func(yield func(status, error) bool) {
 		var last status
 		holed := make(map[int]bool) // layers, by depth
-		for x, err := range placed(img, img.Extents(off, n)) {
+		for x, err := range img.Extents(off, n) {
 			if err != nil {
 				yield(status{}, err)
 				return

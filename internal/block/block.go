@@ -19,6 +19,8 @@ type Kind uint8
 
 const (
 	// Unallocated ranges are held by no layer of the disk: they read as zeros.
+	// Where a cluster has a place in the file and a part of it is not used yet,
+	// that is at [Extent.HostOffset].
 	Unallocated Kind = iota
 	// Data ranges are stored as they are, at [Extent.HostOffset].
 	Data
