@@ -268,44 +268,6 @@ func TestNamesOfKinds(t *testing.T) {
 	}
 }
 
-// TestNestingLimit: arrays nest as deep as the limit, and not deeper.
-func TestNestingLimit(t *testing.T) {
-	definite := func(n int) (b []byte) {
-		for range n {
-			b = appendTLV(nil, []byte{0x30}, b)
-		}
-		return b
-	}
-	indefinite := func(n int) []byte {
-		return append(bytes.Repeat([]byte{0x30, 0x80}, n), make([]byte, 2*n)...)
-	}
-	for name, nested := range map[string]func(int) []byte{"definite": definite, "indefinite": indefinite} {
-		for _, max := range []int{0, 10, 300} {
-			limit := max
-			if max == 0 {
-				limit = 128
-			}
-			deepest := 0
-			for n := limit - 10; n < limit+3; n++ {
-				b := state(nested(n)...)
-				o := &migschema.DecoderOptions{MaxDepth: max}
-				_, err := count(migschema.NewDecoderBytes(b, o))
-				_, rerr := count(migschema.NewDecoder(bytes.NewReader(b), o))
-				uerr := migschema.Unmarshal(b, new(migschema.QemuFile), o)
-				if (err == nil) != (rerr == nil) || (err == nil) != (uerr == nil) || err != nil && !errors.Is(err, migschema.CodeDepth) {
-					t.Errorf("%s, %d levels: %v, from a reader %v, as a whole %v", name, n, err, rerr, uerr)
-				}
-				if err == nil {
-					deepest = n
-				}
-			}
-			if deepest < limit-6 || deepest > limit-2 { // the file, its list, the section and the state hold them
-				t.Errorf("%s, limit %d: %d levels", name, limit, deepest)
-			}
-		}
-	}
-}
-
 // TestStringLimit: names and deltas of MaxString octets, and of one more.
 func TestStringLimit(t *testing.T) {
 	for _, segments := range []bool{false, true} {

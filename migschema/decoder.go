@@ -10,6 +10,10 @@ import (
 // sectionDepth is how many elements hold a section: the file and its list.
 const sectionDepth = 2
 
+// stateDepth is how deep the state of a device is, itself counted: the file,
+// its list and the section hold it.
+const stateDepth = sectionDepth + 2
+
 // A Decoder reads a BER stream as a sequence of events, in memory that does
 // not grow with it. A Decoder is not safe for concurrent use.
 type Decoder struct {

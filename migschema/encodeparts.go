@@ -185,6 +185,7 @@ func (e *Encoder) pageData(t Tag, addr Int, data []byte) {
 		e.endSegments()
 		return
 	}
+	e.checkDepth()
 	size := addr.size()
 	n := 1 + lengthSize(int64(size)) + size + 1 + lengthSize(int64(len(data))) + len(data)
 	if e.sizing {

@@ -33,6 +33,10 @@ type EncoderOptions struct {
 	// Version is what to write in place of 3, which the schema demands, if
 	// not 0.
 	Version int64
+	// MaxDepth is how deep elements may nest, [MaxDepth] if 0: a decoder needs
+	// [DecoderOptions.MaxDepth] to read more. It bounds the stack that a value
+	// takes which holds itself.
+	MaxDepth int
 }
 
 func (o *EncoderOptions) withDefaults() EncoderOptions {
@@ -42,6 +46,7 @@ func (o *EncoderOptions) withDefaults() EncoderOptions {
 	}
 	orDefault(&d.PageSize, PageSize)
 	orDefault(&d.Version, 3)
+	orDefault(&d.MaxDepth, MaxDepth)
 	return d
 }
 
@@ -58,6 +63,9 @@ type Encoder struct {
 	output
 	opt  EncoderOptions
 	open []opened
+	// parted is how many elements are open that are not in open: a page, and a
+	// string in segments.
+	parted int
 
 	// A sizing pass counts octets in place of writing them, and notes the
 	// length of each element in the order in which they begin. The pass after
@@ -174,6 +182,7 @@ func (e *Encoder) in(n *node, what string) bool {
 
 // begin opens an element.
 func (e *Encoder) begin(n *node) {
+	e.checkDepth()
 	o := opened{node: n}
 	switch {
 	case e.sizing:
@@ -188,6 +197,13 @@ func (e *Encoder) begin(n *node) {
 		o.start, o.content = e.takeLength(n.tag, true)
 	}
 	e.open = append(e.open, o)
+}
+
+// checkDepth keeps an error where one more element may not be open.
+func (e *Encoder) checkDepth() {
+	if len(e.open)+e.parted >= e.opt.MaxDepth && e.err == nil {
+		e.keep(fmt.Errorf("migschema: %w: %d elements are open", CodeDepth, e.opt.MaxDepth))
+	}
 }
 
 // end closes the innermost open element.
@@ -302,12 +318,16 @@ func (e *Encoder) lead(t Tag, n int64) {
 	e.buf = appendLength(appendIdentifier(e.buf, t, false), n)
 }
 
+// beginSegments begins a page of CER, or a string in segments.
 func (e *Encoder) beginSegments(t Tag) {
+	e.checkDepth()
+	e.parted++
 	e.room(maxHeader)
 	e.buf = append(appendIdentifier(e.buf, t, true), 0x80)
 }
 
 func (e *Encoder) endSegments() {
+	e.parted--
 	e.room(2)
 	e.buf = append(e.buf, 0, 0)
 }

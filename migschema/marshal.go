@@ -184,9 +184,6 @@ func (e *Encoder) page(p RAMPage) {
 // entries writes a list of state of type n.
 func (e *Encoder) entries(n *node, l []Entry) {
 	e.begin(n)
-	if len(e.open) > maxNesting {
-		e.keep(errNesting)
-	}
 	for _, s := range l {
 		if e.err != nil {
 			break

@@ -5,6 +5,10 @@ import "math"
 // PageSize is the size of a page where no option says otherwise.
 const PageSize = 4096
 
+// MaxDepth is how deep elements may nest where no option says otherwise. Real
+// streams have six levels of state.
+const MaxDepth = 128
+
 // Lenient holds the rules that a decoder can be told to bear the breach of,
 // each on its own. The zero value bears none.
 type Lenient struct {
@@ -36,7 +40,9 @@ type DecoderOptions struct {
 	NoReadAhead bool
 	// PageSize is the size that pages must have, 4096 if 0.
 	PageSize int
-	// MaxDepth is how deep elements may nest, 128 if 0.
+	// MaxDepth is how many elements that hold others may be open at a time,
+	// [MaxDepth] if 0. The file, its list of sections, a section and its state
+	// are four. What is passed over by its length is not looked into.
 	MaxDepth int
 	// MaxString is how many octets a name or an XBZRLE page may have, 1 MiB
 	// if 0. It bounds device state where that is decoded as a whole.
@@ -56,7 +62,7 @@ func (o *DecoderOptions) withDefaults() DecoderOptions {
 		d = *o
 	}
 	orDefault(&d.PageSize, PageSize)
-	orDefault(&d.MaxDepth, 128)
+	orDefault(&d.MaxDepth, MaxDepth)
 	orDefault(&d.MaxString, 1<<20)
 	orDefault(&d.MaxInteger, 64<<10)
 	orDefault(&d.MaxBlocks, 1<<16)

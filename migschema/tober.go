@@ -331,23 +331,31 @@ func (t *toBER) typed(rec *Record) VMState {
 	if err != nil {
 		return nil
 	}
-	if back, err := dev.Encode(state); err != nil || !slices.Equal(back, rec.Data) || !validNames(state) {
+	if back, err := dev.Encode(state); err != nil || !slices.Equal(back, rec.Data) || !t.encodable(state, stateDepth) {
 		return nil
 	}
 	return state
 }
 
-// validNames reports whether the schema takes the names of all subsections.
-func validNames(l []Entry) bool {
+// encodable reports whether decoders take the names of all subsections, and
+// elements as deep as the entries of a list that is the depth'th.
+func (t *toBER) encodable(l []Entry, depth int) bool {
+	if depth > MaxDepth {
+		return false
+	}
 	for _, e := range l {
 		switch e := e.(type) {
 		case Array:
-			if !validNames(e) {
+			if !t.encodable(e, depth+1) {
+				return false
+			}
+		case OldBlob:
+			if t.opt.Form == CER && len(e) > cerSegment && depth == MaxDepth {
 				return false
 			}
 		case SubSecList:
 			for _, s := range e {
-				if nameFault(s.Name, false) != "" || !validNames(s.Contents) {
+				if nameFault(s.Name, false) != "" || !t.encodable(s.Contents, depth+3) {
 					return false
 				}
 			}

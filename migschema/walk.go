@@ -176,8 +176,11 @@ func (w *walker) unknown(h *header, limit int64, code Code) (skipped bool, err e
 	if !w.opt.Lenient.Unknown || h.tag == (Tag{}) || !listed {
 		return false, w.fail(code, w.at)
 	}
+	if h.constructed && len(w.stack) >= w.opt.MaxDepth {
+		return false, w.fail(CodeDepth, w.at)
+	}
 	w.src.pos += h.size
-	if err := w.skipContents(h, limit); err != nil {
+	if err := w.skipContents(h, limit, len(w.stack)+1); err != nil {
 		return false, err
 	}
 	w.count()
@@ -350,8 +353,8 @@ func (w *walker) finish() error {
 }
 
 // skipContents passes over the contents of an element whose header has been
-// consumed.
-func (w *walker) skipContents(h *header, limit int64) error {
+// consumed. depth is how many elements are open, itself among them.
+func (w *walker) skipContents(h *header, limit int64, depth int) error {
 	if h.length != indefinite {
 		w.h.length = h.length
 		if !w.src.skip(h.length) {
@@ -359,7 +362,7 @@ func (w *walker) skipContents(h *header, limit int64) error {
 		}
 		return nil
 	}
-	for open := 1; open > 0; {
+	for open := depth; open >= depth; {
 		if limit-w.src.offset() >= 2 && w.src.has(2) && w.src.buf[w.src.pos] == 0 && w.src.buf[w.src.pos+1] == 0 {
 			w.src.pos += 2
 			open--
@@ -369,11 +372,12 @@ func (w *walker) skipContents(h *header, limit int64) error {
 		if err != nil {
 			return err
 		}
+		if in.constructed && open >= w.opt.MaxDepth {
+			return w.fail(CodeDepth, w.at)
+		}
 		w.src.pos += in.size
 		if in.length == indefinite {
-			if open++; open > w.opt.MaxDepth {
-				return w.fail(CodeDepth, w.at)
-			}
+			open++
 		} else if !w.src.skip(in.length) {
 			w.h.length = in.length
 			return w.cut(w.src.offset())
@@ -402,7 +406,7 @@ func (w *walker) leave(depth int) error {
 			break
 		}
 		w.rest = 0
-		w.err = w.skipContents(&h, f.limit)
+		w.err = w.skipContents(&h, f.limit, i+1)
 		w.stack = w.stack[:i]
 		w.event, w.node, w.part, w.arm = ElementEnd, f.node, f.part, f.arm
 	}
