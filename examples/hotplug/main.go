@@ -19,6 +19,7 @@ import (
 	"os"
 
 	"github.com/virtfmt/virtfmt/acpihotplug"
+	"github.com/virtfmt/virtfmt/examples/internal/stdflag"
 )
 
 func main() {
@@ -35,16 +36,12 @@ func main() {
 
 func run(args []string, w io.Writer) error {
 	fs := flag.NewFlagSet("hotplug", flag.ContinueOnError)
-	fs.SetOutput(w)
 	mode := fs.String("mode", acpihotplug.ClearOnRead.String(), "`generation` of the registers: latched, clear-on-read or level")
 	bus := fs.Int("bus", 0, "`selector` of the bus; others than 0 are behind a bridge in slot 3")
 	slot := fs.Int("slot", 5, "`slot` to plug the device into")
 	ssdt := fs.String("ssdt", "", "write the ACPI table to this `file`")
-	if err := fs.Parse(args); err != nil {
+	if err := stdflag.ParseAtMost(0, fs, args, w); err != nil {
 		return err
-	}
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
 	m, err := acpihotplug.ParseMode(*mode)
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtfmt/virtfmt/examples/internal/stdflag"
 	"github.com/virtfmt/virtfmt/ivshmem"
 )
 
@@ -39,14 +40,13 @@ func main() {
 
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	flags := flag.NewFlagSet("ivshmem-client", flag.ContinueOnError)
-	flags.SetOutput(out)
 	verbose := flags.Bool("v", false, "also show each vector that is connected")
 	path := flags.String("S", "/tmp/ivshmem_socket", "`path` of the server's Unix socket")
-	if err := flags.Parse(args); err != nil {
+	if err := stdflag.ParseAtMost(0, flags, args, out); err != nil {
 		return err
 	}
-	if flags.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	if *path == "" {
+		return errors.New("-S: the path of the socket is empty")
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

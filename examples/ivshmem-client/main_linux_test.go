@@ -145,7 +145,7 @@ func TestTwoUsers(t *testing.T) {
 }
 
 func TestBadOptions(t *testing.T) {
-	for _, args := range [][]string{{"-x"}, {"extra"}} {
+	for _, args := range [][]string{{"-x"}, {"extra"}, {"-S", ""}} {
 		if err := run(t.Context(), args, strings.NewReader(""), io.Discard); err == nil {
 			t.Errorf("%v was taken", args)
 		}

@@ -24,6 +24,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/virtfmt/virtfmt/examples/internal/stdflag"
 	"github.com/virtfmt/virtfmt/ivshmem"
 )
 
@@ -46,7 +47,6 @@ type config struct {
 func parse(args []string, w io.Writer) (*config, error) {
 	c := &config{size: 4 << 20}
 	fs := flag.NewFlagSet("ivshmem-server", flag.ContinueOnError)
-	fs.SetOutput(w)
 	fs.BoolVar(&c.verbose, "v", false, "print who comes and goes")
 	fs.BoolVar(&c.foreground, "F", false, "stay in the foreground")
 	fs.StringVar(&c.pidFile, "p", "/var/run/ivshmem-server.pid", "`file` for the process ID, when in the background")
@@ -57,11 +57,11 @@ func parse(args []string, w io.Writer) (*config, error) {
 	fs.Var(&c.size, "l", "`size` of the shared memory, with K, M or G: a power of two")
 	fs.IntVar(&c.vectors, "n", 1, "`number` of interrupt vectors of each client, 0 to 2048")
 	fs.IntVar(&c.clients, "c", 1024, "`number` of clients at a time")
-	if err := fs.Parse(args); err != nil {
+	if err := stdflag.ParseAtMost(0, fs, args, w); err != nil {
 		return nil, err
 	}
-	if fs.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	if c.socket == "" {
+		return nil, errors.New("-S: the path of the socket is empty")
 	}
 	return c, nil
 }
@@ -169,12 +169,9 @@ func (s *sizeFlag) String() string {
 func (s *sizeFlag) Set(v string) error {
 	digits := strings.TrimRight(v, "kKmMgG")
 	n, err := strconv.ParseInt(digits, 0, 64)
-	if err != nil {
-		return err
-	}
 	shift, ok := map[string]int{"": 0, "K": 10, "M": 20, "G": 30}[strings.ToUpper(v[len(digits):])]
-	if !ok || n < 0 || n > math.MaxInt64>>shift {
-		return fmt.Errorf("%q is not a size", v)
+	if err != nil || !ok || n < 0 || n > math.MaxInt64>>shift {
+		return errors.New("not a size, such as 4M")
 	}
 	*s = sizeFlag(n << shift)
 	return nil

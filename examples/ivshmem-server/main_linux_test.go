@@ -157,7 +157,7 @@ func TestBadOptions(t *testing.T) {
 	dir := difftest.SocketDir(t)
 	for _, args := range [][]string{
 		{"-l", "5000"}, {"-l", "3M"}, {"-l", "4KK"}, {"-l", "-1"}, {"-l", "9999999999G"}, {"-l", ""}, {"-n", "2049"},
-		{"-m", filepath.Join(dir, "none")}, {"-M", "a/b"}, {"-S", filepath.Join(dir, "none", "iv")}, {"extra"}, {"-x"},
+		{"-m", filepath.Join(dir, "none")}, {"-M", "a/b"}, {"-S", filepath.Join(dir, "none", "iv")}, {"-S", ""}, {"extra"}, {"-x"},
 		{"-p", filepath.Join(dir, "none", "pid"), "-S", filepath.Join(dir, "iv")},
 	} {
 		// Each is in the foreground, so that a mistake in the test leaves nothing

@@ -60,8 +60,11 @@ func (p *program) convert(args []string) error {
 	if format == migschema.UnknownFormat {
 		format = map[migschema.Format]migschema.Format{migschema.Classic: migschema.BER, migschema.BER: migschema.Classic}[from]
 	}
-	if from == migschema.UnknownFormat || from == format {
-		return fmt.Errorf("%s is no stream to convert to %v: it is %v", args[0], format, from)
+	if from == migschema.UnknownFormat {
+		return fmt.Errorf("%s is not a migration stream", args[0])
+	}
+	if from == format {
+		return fmt.Errorf("%s is %v already", args[0], format)
 	}
 	opt := &migschema.ConvertOptions{
 		Form: f, Typed: *typed, Decompress: *decompress, Lossy: *lossy, PageSize: p.pageSize, VMDesc: o.VMDesc, Lenient: o.Lenient,

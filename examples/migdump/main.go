@@ -22,6 +22,7 @@ import (
 	"os"
 
 	"github.com/virtfmt/virtfmt/examples/internal/newfile"
+	"github.com/virtfmt/virtfmt/examples/internal/stdflag"
 	"github.com/virtfmt/virtfmt/migschema"
 )
 
@@ -42,7 +43,7 @@ type program struct {
 
 var (
 	errUsage = errors.New("wrong command line")
-	errFlags = errors.New("wrong flags") // told already
+	errFlags = errors.New("wrong flags")
 )
 
 const common = "[-json] [-lenient] [-page-size N] [-vmdesc FILE]"
@@ -66,16 +67,24 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 			continue
 		}
 		p.flags = flag.NewFlagSet(c.name, flag.ContinueOnError)
-		p.flags.SetOutput(errOut)
 		p.flags.Usage = func() {
-			fmt.Fprintf(errOut, "usage: migdump %s %s\n", c.name, c.args)
+			fmt.Fprintf(out, "usage: migdump %s %s\n", c.name, c.args)
 			p.flags.PrintDefaults()
 		}
-		return p.status(c.run(p, args[1:]))
+		err := c.run(p, args[1:])
+		if errors.Is(err, errUsage) {
+			fmt.Fprintf(errOut, "usage: migdump %s %s\n", c.name, c.args)
+			return 2
+		}
+		return p.status(err)
 	}
 	status, w := 2, errOut
-	if len(args) > 0 && (args[0] == "-h" || args[0] == "--help") {
+	switch {
+	case len(args) == 0:
+	case args[0] == "-h" || args[0] == "--help":
 		status, w = 0, out
+	default:
+		fmt.Fprintf(w, "migdump: no command %q\n", args[0])
 	}
 	for _, c := range commands {
 		fmt.Fprintf(w, "usage: migdump %s %s\n", c.name, c.args)
@@ -85,16 +94,13 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 
 // status tells an error and returns the exit status that it makes.
 func (p *program) status(err error) int {
-	switch {
-	case err == nil, errors.Is(err, flag.ErrHelp):
+	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return 0
-	case errors.Is(err, errFlags):
-		return 2
-	case errors.Is(err, errUsage):
-		p.flags.Usage()
-		return 2
 	}
 	fmt.Fprintln(p.err, "migdump:", err)
+	if errors.Is(err, errFlags) {
+		return 2
+	}
 	return 1
 }
 
@@ -105,11 +111,10 @@ func (p *program) parse(args []string, least, most int) ([]string, error) {
 	p.flags.BoolVar(&p.lenient, "lenient", false, "bear what of the rules can be broken, and octets after the end")
 	p.flags.IntVar(&p.pageSize, "page-size", 0, "bytes of a page, where the stream does not tell")
 	p.flags.StringVar(&p.vmdesc, "vmdesc", "", "a file with a description of the devices, or another stream of the same machine")
-	if err := p.flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, err
-		}
-		return nil, errFlags
+	if err := stdflag.Parse(p.flags, args, p.out); errors.Is(err, flag.ErrHelp) {
+		return nil, err
+	} else if err != nil {
+		return nil, fmt.Errorf("%w: %w", errFlags, err)
 	}
 	if n := p.flags.NArg(); n < least || n > most {
 		return nil, errUsage

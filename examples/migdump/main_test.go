@@ -233,12 +233,15 @@ func TestStats(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
-		{}, {"what"}, {"dump"}, {"dump", "a", "b"}, {"dump", "-what", "a"}, {"convert", "a"}, {"convert", "-to", "what", "a", "b"}, {"convert", "-form", "what", "a", "b"},
+		{}, {"what"}, {"dump"}, {"dump", "a", "b"}, {"convert", "a"}, {"convert", "-to", "what", "a", "b"}, {"convert", "-form", "what", "a", "b"},
 	} {
 		contains(t, migdump(t, 2, args...), "usage: migdump")
 	}
 	contains(t, migdump(t, 0, "--help"), "usage: migdump dump", "usage: migdump convert")
-	migdump(t, 0, "dump", "-h")
+	contains(t, migdump(t, 0, "dump", "-h"), "usage: migdump dump")
+	contains(t, migdump(t, 2, "dump", "-what", "a"), "migdump: wrong flags: flag provided but not defined: -what")
+	contains(t, migdump(t, 2, "what"), `migdump: no command "what"`)
+	contains(t, migdump(t, 1, "convert", "main.go", filepath.Join(t.TempDir(), "out")), "main.go is not a migration stream")
 	migdump(t, 1, "dump", "/nonexistent")
 	migdump(t, 1, "dump", "-vmdesc", "main.go", noneMig)
 }

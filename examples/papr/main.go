@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/virtfmt/virtfmt/examples/internal/stdflag"
 	"github.com/virtfmt/virtfmt/spapr"
 )
 
@@ -48,10 +49,9 @@ func main() {
 
 func run(args []string, w io.Writer, clock func() time.Time) error {
 	fs := flag.NewFlagSet("papr", flag.ContinueOnError)
-	fs.SetOutput(w)
 	strict := fs.Bool("strict", false, "follow the text where QEMU does not")
 	list := fs.Bool("list", false, "list the services")
-	if err := fs.Parse(args); err != nil {
+	if err := stdflag.Parse(fs, args, w); err != nil {
 		return err
 	}
 	ram := make([]byte, ramSize)

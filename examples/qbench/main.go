@@ -28,8 +28,11 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"syscall"
 	"text/tabwriter"
+
+	"github.com/virtfmt/virtfmt/examples/internal/stdflag"
 )
 
 func main() {
@@ -62,7 +65,6 @@ type bench struct {
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("qbench", flag.ContinueOnError)
-	fs.SetOutput(out)
 	b := &bench{out: out}
 	dir := fs.String("dir", "", "make the images in this `directory`; default one of its own in /dev/shm")
 	keep := fs.Bool("keep", false, "leave the images there, and use those that are")
@@ -71,11 +73,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs.IntVar(&b.pairs, "pairs", 20, "pairs of measurements within the process")
 	only := fs.String("rows", "", "measure only rows whose name matches this `expression`")
 	strict := fs.Bool("strict", false, "fail if a ratio is over its limit")
-	if err := fs.Parse(args); err != nil {
+	if err := stdflag.ParseAtMost(0, fs, args, out); err != nil {
 		return err
-	}
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
 	want, err := regexp.Compile(*only)
 	if err != nil {
@@ -83,6 +82,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	if !(b.scale > 0 && b.scale <= maxScale) || b.runs < 1 || b.pairs < 1 {
 		return fmt.Errorf("runs and pairs are positive, scale is over 0 and at most %d", maxScale)
+	}
+	if !slices.ContainsFunc(rows(), func(r row) bool { return want.MatchString(r.name) }) {
+		return fmt.Errorf("no row matches %q", *only)
 	}
 	if b.self, err = os.Executable(); err != nil {
 		return err

@@ -36,7 +36,7 @@ func TestRun(t *testing.T) {
 }
 
 func TestWrongArguments(t *testing.T) {
-	for _, args := range [][]string{{"-scale", "0"}, {"-runs", "0"}, {"-rows", "("}, {"-nothing"}, {"convert"}, {"-scale", "nan"}, {"-scale", "inf"}} {
+	for _, args := range [][]string{{"-scale", "0"}, {"-runs", "0"}, {"-rows", "("}, {"-rows", "no such"}, {"-nothing"}, {"convert"}, {"-scale", "nan"}, {"-scale", "inf"}} {
 		if err := run(t.Context(), args, new(bytes.Buffer)); err == nil {
 			t.Errorf("no error for %q", args)
 		}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/virtfmt/virtfmt/examples/internal/stdflag"
 	"github.com/virtfmt/virtfmt/qcow2"
 )
 
@@ -25,9 +26,8 @@ func main() {
 
 func run(args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("quickstart", flag.ContinueOnError)
-	fs.SetOutput(out)
 	fs.Usage = func() { fmt.Fprintln(out, "usage: quickstart [DIRECTORY]") }
-	if err := fs.Parse(args); err != nil {
+	if err := stdflag.ParseAtMost(1, fs, args, out); err != nil {
 		return err
 	}
 	dir := fs.Arg(0)

@@ -20,6 +20,14 @@ func TestRun(t *testing.T) {
 	}
 }
 
+func TestWrongArguments(t *testing.T) {
+	for _, args := range [][]string{{"-x"}, {t.TempDir(), "another"}, {"main.go"}} {
+		if err := run(args, new(strings.Builder)); err == nil {
+			t.Errorf("%q: no error", args)
+		}
+	}
+}
+
 func TestQemuAgrees(t *testing.T) {
 	tool := difftest.Tool(t, "qemu-img", "7.2")
 	dir := t.TempDir()

@@ -23,6 +23,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/virtfmt/virtfmt/examples/internal/stdflag"
 	"github.com/virtfmt/virtfmt/libxlfmt"
 )
 
@@ -41,7 +42,7 @@ type program struct {
 
 var (
 	errUsage = errors.New("wrong command line")
-	errFlags = errors.New("wrong flags")       // told already
+	errFlags = errors.New("wrong flags")
 	errBad   = errors.New("the stream is bad") // told already
 )
 
@@ -70,13 +71,13 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	}
 	c, ok := commands[args[0]]
 	if !ok {
+		fmt.Fprintf(errOut, "xlstream: no command %q\n", args[0])
 		p.usage(errOut)
 		return 2
 	}
 	p.flags = flag.NewFlagSet(args[0], flag.ContinueOnError)
-	p.flags.SetOutput(errOut)
 	p.flags.Usage = func() {
-		fmt.Fprintf(errOut, "usage: xlstream %s %s\n", args[0], c.args)
+		fmt.Fprintf(out, "usage: xlstream %s %s\n", args[0], c.args)
 		p.flags.PrintDefaults()
 	}
 	err := c.run(p, args[1:])
@@ -85,10 +86,11 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 		return 0
 	case errors.Is(err, flag.ErrHelp):
 		return 0
-	case errors.Is(err, errFlags):
-		return 2
 	case errors.Is(err, errUsage):
-		p.flags.Usage()
+		fmt.Fprintf(errOut, "usage: xlstream %s %s\n", args[0], c.args)
+		return 2
+	case errors.Is(err, errFlags):
+		fmt.Fprintln(errOut, "xlstream:", err)
 		return 2
 	case !errors.Is(err, errBad):
 		fmt.Fprintln(errOut, "xlstream:", err)
@@ -114,11 +116,10 @@ func (f *profileFlag) Set(s string) (err error) {
 // from least to most arguments.
 func (p *program) parse(args []string, least, most int) ([]string, error) {
 	p.flags.BoolVar(&p.json, "json", false, "print JSON")
-	if err := p.flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, err
-		}
-		return nil, errFlags
+	if err := stdflag.Parse(p.flags, args, p.out); errors.Is(err, flag.ErrHelp) {
+		return nil, err
+	} else if err != nil {
+		return nil, fmt.Errorf("%w: %w", errFlags, err)
 	}
 	if n := p.flags.NArg(); n < least || n > most {
 		return nil, errUsage
@@ -140,6 +141,9 @@ func (p *program) open(name string) (io.Reader, func(), error) {
 
 // index opens a file as far as it can be read.
 func index(f *os.File) (*libxlfmt.Index, error) {
+	if fi, err := f.Stat(); err == nil && fi.IsDir() {
+		return nil, fmt.Errorf("%s is a directory", f.Name())
+	}
 	return libxlfmt.Open(f, &libxlfmt.Options{Profile: libxlfmt.Lenient, Partial: true})
 }
 

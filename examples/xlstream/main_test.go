@@ -149,6 +149,34 @@ func TestMemory(t *testing.T) {
 	xlstream(t, 2, "memory", name)
 }
 
+// TestMemoryOfBrokenStream: what there is of the memory is written, and the
+// exit status says that it is not all; where there is none, nothing is written.
+func TestMemoryOfBrokenStream(t *testing.T) {
+	name := saved(t)
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(name, int64(len(data))-8); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "memory")
+	contains(t, xlstream(t, 1, "memory", name, out), "breaks", "16384 bytes of memory")
+	contains(t, xlstream(t, 1, "memory", "-map", name), "0x00000000        1 normal")
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	none := filepath.Join(t.TempDir(), "none")
+	for _, bad := range []string{empty, "main.go", t.TempDir()} {
+		xlstream(t, 1, "memory", bad, none)
+		if _, err := os.Stat(none); !os.IsNotExist(err) {
+			t.Errorf("%s: something was written: %v", bad, err)
+		}
+	}
+	contains(t, xlstream(t, 1, "info", t.TempDir()), "is a directory")
+}
+
 func TestPatch(t *testing.T) {
 	name := saved(t)
 	before, err := os.ReadFile(name)

@@ -43,16 +43,25 @@ func (p *program) memory(args []string) error {
 			return fmt.Errorf("%s has no checkpoint", args[0])
 		}
 	} else if x.Err() != nil {
-		fmt.Fprintf(p.err, "xlstream: memory up to where the stream breaks: %v\n", x.Err())
+		fmt.Fprintf(p.err, "xlstream: no memory past where the stream breaks: %v\n", x.Err())
 	}
 	m, err := x.Memory(&o)
 	if err != nil {
 		return err
 	}
-	if *list {
-		return p.printRuns(m)
+	broken := x.Err() != nil && !*checkpoint
+	switch {
+	case broken && m.Size() == 0:
+		return errBad // nothing to take out
+	case *list:
+		err = p.printRuns(m)
+	default:
+		err = p.extract(m, f, args[1], *zeros)
 	}
-	return p.extract(m, f, args[1], *zeros)
+	if err == nil && broken {
+		return errBad
+	}
+	return err
 }
 
 // extract writes memory to a file of its own, or to standard output.
