@@ -31,7 +31,7 @@ type ServerOptions struct {
 	Vectors int
 
 	// MaxClients is how many clients can be connected at a time, at most
-	// [MaxID]+1. 0 means 1024. A client costs the server one file descriptor
+	// one more than [MaxID]. 0 means 1024. A client costs the server one file descriptor
 	// and one for each vector, and each other client one for each vector.
 	MaxClients int
 
@@ -95,8 +95,8 @@ type ClientInfo struct {
 }
 
 // A Server shares memory and interrupts between its clients, which are QEMUs
-// with an ivshmem-doorbell device, [Client]s, or others that speak version 0 of
-// the protocol. Once clients know each other they interrupt each other without
+// with an ivshmem-doorbell device, other programs with a [Client], or whatever
+// speaks version 0 of the protocol. Once clients know each other they interrupt each other without
 // the server; they go on when it is gone.
 //
 // What it does for clients that break easily, measured on QEMU 7.2 and 10.0:

@@ -308,7 +308,7 @@ func (m *Memory) ReadAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// HostFile returns what the [Extent.HostOffset] of extents refers to.
+// HostFile returns the saved domain, which the HostOffset of extents refers to.
 func (m *Memory) HostFile(depth int) io.ReaderAt {
 	if depth != 0 {
 		return nil

@@ -40,6 +40,18 @@ func TestEveryExportedNameIsDocumented(t *testing.T) {
 	}
 }
 
+func TestLinksInComments(t *testing.T) {
+	for _, dir := range packages(t) {
+		broken, err := apitest.BrokenLinks(filepath.Join(root, dir), "github.com/virtfmt/virtfmt/"+dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range broken {
+			t.Errorf("%s: %s makes no link", dir, b)
+		}
+	}
+}
+
 var (
 	unsafeImport  = regexp.MustCompile(`(?m)^\s*(import )?"unsafe"$`)
 	unsafeFile    = regexp.MustCompile(`_unsafe(_[a-z]+)?\.go$`)
