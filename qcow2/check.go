@@ -173,6 +173,7 @@ type checker struct {
 	kinds     [FindingBitmap + 1]int64 // how often each was found
 	lost      bool                     // something refers to clusters in a way that cannot be followed
 	dangling  int64                    // end of what is referred to past the end of the file, but near it
+	cutOff    map[clusterIdx]uint64    // references to guest clusters past the end that have a refcount
 	l1        []segment                // all L1 tables
 
 	// badRefcounts means that the refcount structures are not where they can
@@ -230,7 +231,7 @@ func (c *checker) report(k FindingKind, s Structure, off int64, value, n uint64)
 	switch k {
 	case FindingBeyondEnd, FindingUnaligned, FindingSnapshot, FindingBitmap, FindingReserved, FindingRefcountBlock:
 		c.badRefcounts = c.badRefcounts || ofRefcounts
-		c.lost = c.lost || !ofRefcounts && k != FindingReserved
+		c.lost = c.lost || !ofRefcounts && k != FindingReserved && k != FindingBeyondEnd
 	}
 	if k == FindingLeak || k == FindingRefcount {
 		n = 1
@@ -278,10 +279,36 @@ func (c *checker) inFile(off uint64, n int64, weight uint64, s Structure, at int
 	}
 	if off > 1<<62 || int64(off)+n-c.size >= c.clusterSize() {
 		c.report(FindingBeyondEnd, s, at, off, weight)
+		if (s != StructureHeader || at != refcountTableField) && (s != StructureL2 || !c.isCutOff(off, n, weight)) {
+			c.lost = true
+		}
 		if near := c.size + min(int64(64)<<(c.refBlockBits()+c.clusterBits), 1<<30); off < uint64(near) && n < near {
 			c.dangling = max(c.dangling, int64(off)+n)
 		}
 		return false
+	}
+	return true
+}
+
+// maxCutOff is how many clusters past the end of the file are told apart.
+const maxCutOff = 1 << 16
+
+// isCutOff reports whether a reference to guest clusters past the end of the
+// file is one that their refcounts count: it says what was meant, and the file
+// was cut. The arguments are those of reference.
+func (c *checker) isCutOff(off uint64, n int64, weight uint64) bool {
+	if off > 1<<62 || c.withoutRefcounts { // those are to be replaced, and say nothing
+		return false
+	}
+	for i := c.cluster(hostOff(off)); i <= c.cluster(hostOff(int64(off)+n-1)); i++ {
+		have, _ := c.stored.at(i)
+		if counted := c.cutOff[i]; have < counted || have-counted < weight || len(c.cutOff) == maxCutOff {
+			return false
+		}
+		if c.cutOff == nil {
+			c.cutOff = map[clusterIdx]uint64{}
+		}
+		c.cutOff[i] += weight
 	}
 	return true
 }

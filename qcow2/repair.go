@@ -44,7 +44,9 @@ func (m RepairMode) String() string {
 // data stays: references past the end of the file or between clusters, L1
 // tables of snapshots and bitmaps that are not where they can be, subclusters
 // that are both allocated and zero. As long as such references are left,
-// leaked clusters are not freed, because they may be what was meant.
+// leaked clusters are not freed, because they may be what was meant; but those
+// of a file that was cut are, where the refcounts say that each reference past
+// its end is right.
 //
 // If it is interrupted, at any point, by a power cut or by ctx, then the image
 // is no worse than it was, and a version 3 image is marked as dirty, so that
