@@ -50,7 +50,10 @@ func (z *zstdReader) decode(p []byte) (n int, sum frameSum, ended bool, err erro
 		return 0, sum, false, z.failed
 	}
 	n, err = z.dec.Read(p)
-	if err == io.EOF && z.frames.part == frameEnd {
+	switch {
+	case err != nil && z.frames.failed != nil:
+		err = z.frames.failed // of which the decoder makes the end between frames
+	case err == io.EOF && z.frames.part == frameEnd:
 		sum, ended = z.frames.sum, true
 		z.frames.next()
 		err = z.dec.Reset(&z.frames)

@@ -10,12 +10,13 @@ import (
 // section 3.1.1). What is no frame is passed on as it is: the decoder says
 // what is wrong with it.
 type zstdFrames struct {
-	r    io.Reader
-	part framePart
-	left int64    // bytes of the part still to come, above 0
-	tail [4]byte  // the last bytes of the part so far
-	last bool     // the block is the last of the frame
-	sum  frameSum // given is known after the descriptor, sum at the end
+	r      io.Reader
+	failed error // of r, but for io.EOF
+	part   framePart
+	left   int64    // bytes of the part still to come, above 0
+	tail   [4]byte  // the last bytes of the part so far
+	last   bool     // the block is the last of the frame
+	sum    frameSum // given is known after the descriptor, sum at the end
 }
 
 // A framePart is a part of a frame, or of a skippable one before it.
@@ -48,6 +49,9 @@ func (f *zstdFrames) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := f.r.Read(p[:min(int64(len(p)), f.left)])
+	if err != nil && err != io.EOF {
+		f.failed = err
+	}
 	if have := int64(len(f.tail)) - f.left; have >= 0 {
 		copy(f.tail[have:], p[:n])
 	}
