@@ -2,12 +2,18 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 
 	"github.com/virtfmt/virtfmt/vma"
 )
+
+// maxWindow is what "zstd -d" takes without being told, and "zstd --long"
+// makes: 128 MiB.
+const maxWindow = 128 << 20
 
 // An input is an archive to be read.
 type input struct {
@@ -38,13 +44,17 @@ func (c *command) open(name string, o options) (*input, error) {
 	}
 	// A file is read at random unless it is compressed.
 	if in.file != nil {
-		d, compression, err := vma.Decompress(io.NewSectionReader(in.file, 0, 64), &vma.DecompressOptions{LZO: lzop})
+		// An error, as of lzo without a decoder, comes again below.
+		d, compression, err := vma.Decompress(io.NewSectionReader(in.file, 0, 64), nil)
+		if err == nil {
+			d.Close()
+		}
 		if err == nil && compression == vma.Uncompressed {
-			return in, d.Close()
+			return in, nil
 		}
 		in.file = nil
 	}
-	d, _, err := vma.Decompress(r, &vma.DecompressOptions{LZO: lzop})
+	d, _, err := vma.Decompress(r, &vma.DecompressOptions{LZO: lzop, MaxWindow: maxWindow})
 	if err != nil {
 		return nil, errors.Join(err, in.close())
 	}
@@ -92,30 +102,37 @@ func lzop(r io.Reader) (io.Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &process{out, cmd}, cmd.Start()
+	return &process{out: out, cmd: cmd}, cmd.Start()
 }
 
 // A process is the output of a program. At its end the program must have
 // succeeded.
 type process struct {
-	io.Reader
+	out io.Reader
 	cmd *exec.Cmd
+	end error // once the program was waited for
 }
 
 func (p *process) Read(b []byte) (int, error) {
-	n, err := p.Reader.Read(b)
+	if p.end != nil {
+		return 0, p.end
+	}
+	n, err := p.out.Read(b)
 	if err == io.EOF {
 		if werr := p.cmd.Wait(); werr != nil {
-			err = werr
+			err = fmt.Errorf("%s: %w", filepath.Base(p.cmd.Path), werr)
 		}
+		p.end = err
 	}
 	return n, err
 }
 
+// Close ends a program that was not read to its end. What feeds it may wait
+// for a pipe, and is not waited for.
 func (p *process) Close() error {
-	if p.cmd.ProcessState == nil { // not read to its end
+	if p.end == nil {
 		p.cmd.Process.Kill()
-		p.cmd.Wait()
+		p.cmd.Process.Wait()
 	}
 	return nil
 }

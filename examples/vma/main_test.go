@@ -397,20 +397,3 @@ func TestMistakes(t *testing.T) {
 		}
 	}
 }
-
-func TestLzop(t *testing.T) {
-	lzop := difftest.Tool(t, "lzop", "1.04")
-	dir := testArchive(t)
-	a := filepath.Join(dir, "a.vma")
-	plain, err := os.ReadFile(a)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lzo := difftest.TryIn(t, plain, lzop, "-c").Stdout
-	if r := do(t, lzo, "list", "-"); r.code != 0 || !strings.HasPrefix(r.stdout, "CFG: size: 35") {
-		t.Errorf("%+v", r)
-	}
-	if r := do(t, lzo, "verify", "-"); r.code != 0 {
-		t.Errorf("%+v", r)
-	}
-}
