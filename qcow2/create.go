@@ -7,6 +7,7 @@ import (
 	"math/bits"
 
 	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/block"
 )
 
 // Preallocation says how much of a new image is laid out when it is made.
@@ -111,6 +112,9 @@ func Create(f File, size int64, o *CreateOptions) (*Image, error) {
 
 // create writes the image with the header h, and returns its cryptor.
 func (o *CreateOptions) create(f File, h *Header) (*cryptor, error) {
+	if f == nil {
+		return nil, block.ErrNil
+	}
 	c := newCreator(h.layout(), f, o.Data)
 	if o.Encrypt == nil {
 		return nil, c.create(h, o.Preallocation)

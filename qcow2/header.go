@@ -9,6 +9,7 @@ import (
 	"math/bits"
 
 	"github.com/virtfmt/virtfmt/internal/align"
+	"github.com/virtfmt/virtfmt/internal/block"
 )
 
 // Sizes of the header, in bytes.
@@ -433,6 +434,9 @@ func (h *Header) encodedLength() int {
 // readHeader reads and decodes the header of r. What a cluster lacks because
 // the file ends is zeros, but the fixed fields must be there.
 func readHeader(r io.ReaderAt) (*Header, error) {
+	if r == nil {
+		return nil, fmt.Errorf("qcow2: %w", block.ErrNil)
+	}
 	const most = 4096 // what nearly every header fits into
 	h := new(Header)
 	for size := most; ; {

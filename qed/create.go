@@ -74,6 +74,9 @@ func Create(f File, size int64, o *CreateOptions) (*Image, error) {
 
 // format makes f an image that holds nothing.
 func format(f File, h *Header) error {
+	if f == nil {
+		return block.ErrNil
+	}
 	if err := f.Truncate(0); err != nil {
 		return err
 	}

@@ -127,10 +127,16 @@ type ZeroWriter interface{ WriteZeroesAt(off, n int64) error }
 // nor given in an option.
 var ErrNoLength = errors.New("the reader does not tell its length")
 
+// ErrNil means that nil was given for a reader or a file.
+var ErrNil = errors.New("the file is nil")
+
 // Length returns the length of r in bytes, from its method Size, Stat or
-// Seek, in that order. Without any of them it is [ErrNoLength].
+// Seek, in that order. Without any of them it is [ErrNoLength], and [ErrNil]
+// where r is nil.
 func Length(r any) (int64, error) {
 	switch s := r.(type) {
+	case nil:
+		return 0, ErrNil
 	case interface{ Size() int64 }:
 		return s.Size(), nil
 	case interface{ Size() (int64, error) }:
