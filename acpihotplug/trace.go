@@ -23,6 +23,18 @@ const (
 	EventReset                            // the machine was reset
 )
 
+var eventKindNames = [...]string{
+	"read", "write", "read GPE", "write GPE", "plugged", "unplug requested", "ejected", "interrupt", "reset",
+}
+
+// String returns the kind in words, such as "unplug requested".
+func (k EventKind) String() string {
+	if int(k) < len(eventKindNames) {
+		return eventKindNames[k]
+	}
+	return fmt.Sprintf("EventKind(%d)", uint8(k))
+}
+
 // An Event is one thing that happened to a [Device], as its Trace hook is told
 // in the order of happening. String tells it in words.
 type Event struct {

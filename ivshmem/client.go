@@ -62,6 +62,16 @@ const (
 	ServerLost
 )
 
+var eventKindNames = [...]string{"connected", "disconnected", "interrupted", "server lost"}
+
+// String returns the kind in words, such as "server lost".
+func (k EventKind) String() string {
+	if int(k) < len(eventKindNames) {
+		return eventKindNames[k]
+	}
+	return fmt.Sprintf("EventKind(%d)", uint8(k))
+}
+
 // String tells the event.
 func (e Event) String() string {
 	switch e.Kind {
@@ -77,7 +87,7 @@ func (e Event) String() string {
 		}
 		return "server lost"
 	}
-	return fmt.Sprintf("EventKind(%d)", uint8(e.Kind))
+	return e.Kind.String()
 }
 
 // A PeerInfo is a peer of a [Client].

@@ -23,6 +23,17 @@ const (
 	Revision0
 )
 
+// String returns "revision 1" or "revision 0".
+func (r Revision) String() string {
+	switch r {
+	case Revision1:
+		return "revision 1"
+	case Revision0:
+		return "revision 0"
+	}
+	return fmt.Sprintf("Revision(%d)", uint8(r))
+}
+
 // Config is what a VMM decides about a device before the guest starts. The
 // zero Config is today's plain device with 4 MiB of shared memory.
 type Config struct {

@@ -69,6 +69,16 @@ const (
 	Refused                        // the client was not let in
 )
 
+var serverEventKindNames = [...]string{"joined", "left", "refused"}
+
+// String returns "joined", "left" or "refused".
+func (k ServerEventKind) String() string {
+	if int(k) < len(serverEventKindNames) {
+		return serverEventKindNames[k]
+	}
+	return fmt.Sprintf("ServerEventKind(%d)", uint8(k))
+}
+
 // String tells the event.
 func (e ServerEvent) String() string {
 	var s string

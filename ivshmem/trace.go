@@ -30,6 +30,16 @@ const (
 	TraceLine                     // the interrupt pin moves to level Value
 )
 
+var traceKindNames = [...]string{"read", "write", "reset", "ring", "message", "pending", "lost", "pin"}
+
+// String returns the kind in a word, such as "ring".
+func (k TraceKind) String() string {
+	if int(k) < len(traceKindNames) {
+		return traceKindNames[k]
+	}
+	return fmt.Sprintf("TraceKind(%d)", uint8(k))
+}
+
 // A Space is where a guest's access lands.
 type Space uint8
 
@@ -71,7 +81,7 @@ func (e TraceEvent) String() string {
 	case TraceLine:
 		return fmt.Sprintf("pin: level %d", e.Value)
 	}
-	return fmt.Sprintf("TraceKind(%d)", uint8(e.Kind))
+	return e.Kind.String()
 }
 
 func (e TraceEvent) access() string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 )
 
 // A XenstoreForm is the form of the body of EMULATOR_XENSTORE_DATA. No version
@@ -22,6 +23,16 @@ const (
 	// and values alone.
 	XenstoreDraftB
 )
+
+var xenstoreFormNames = [...]string{"auto", "final", "draft-b"}
+
+// String returns auto, final or draft-b.
+func (f XenstoreForm) String() string {
+	if int(f) < len(xenstoreFormNames) {
+		return xenstoreFormNames[f]
+	}
+	return fmt.Sprintf("XenstoreForm(%d)", uint8(f))
+}
 
 // A XenstorePair is a key, relative to the place of the device model in
 // xenstore, and its value. Neither holds a NUL.

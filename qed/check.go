@@ -90,6 +90,19 @@ const (
 	RepairAll
 )
 
+// String returns none, errors or all.
+func (m RepairMode) String() string {
+	switch m {
+	case RepairNone:
+		return "none"
+	case RepairErrors:
+		return "errors"
+	case RepairAll:
+		return "all"
+	}
+	return fmt.Sprintf("repair mode %d", uint8(m))
+}
+
 // CheckOptions says what [Image.Check] does. The zero value checks and mends
 // nothing.
 type CheckOptions struct {

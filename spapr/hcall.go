@@ -2,6 +2,7 @@ package spapr
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -58,6 +59,26 @@ const (
 	StrictAll = StrictMemory | StrictXOR | StrictSize | StrictClock // all of them
 )
 
+var strictNames = [...]string{"memory", "xor", "size", "clock"}
+
+// String returns the names of the bits that are set, with a + between them,
+// such as memory+clock, and none for 0.
+func (s Strict) String() string {
+	if s == 0 {
+		return "none"
+	}
+	var names []string
+	for i, name := range strictNames {
+		if s&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	if rest := s &^ StrictAll; rest != 0 {
+		names = append(names, fmt.Sprintf("%#x", uint8(rest)))
+	}
+	return strings.Join(names, "+")
+}
+
 // Power is what the guest asked the machine to do.
 type Power uint8
 
@@ -67,6 +88,16 @@ const (
 	PowerOff
 	PowerReboot
 )
+
+var powerNames = [...]string{"on", "off", "reboot"}
+
+// String returns on, off or reboot.
+func (p Power) String() string {
+	if int(p) < len(powerNames) {
+		return powerNames[p]
+	}
+	return fmt.Sprintf("Power(%d)", uint8(p))
+}
 
 // State is everything about a [Machine] that changes by itself: zero is
 // power-on. It is comparable, a copy is a snapshot, and it marshals to JSON
@@ -131,7 +162,7 @@ type Machine struct {
 	OSTerm func(message string)
 
 	// SystemParameters are the values of ibm,get-system-parameter, by token:
-	// see SPLPARCharacteristics and UUIDParameter.
+	// see [SPLPARCharacteristics] and [ParameterUUID].
 	SystemParameters map[uint32][]byte
 
 	// NVRAM is what nvram-fetch and nvram-store access; it is not part of

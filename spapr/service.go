@@ -1,5 +1,7 @@
 package spapr
 
+import "fmt"
+
 // RTASTokenBase is the token of the first of StandardServices.
 const RTASTokenBase = 0x2000
 
@@ -149,6 +151,16 @@ const (
 	CPUStopping CPUState = 1
 	CPURunning  CPUState = 2
 )
+
+var cpuStateNames = [...]string{"stopped", "stopping", "running"}
+
+// String returns stopped, stopping or running.
+func (s CPUState) String() string {
+	if int64(s) < int64(len(cpuStateNames)) {
+		return cpuStateNames[s]
+	}
+	return fmt.Sprintf("CPUState(%d)", uint32(s))
+}
 
 func (m *Machine) cpuState(cpu uint32) (CPUState, bool) {
 	if m.CPUState == nil {

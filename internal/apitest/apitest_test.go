@@ -52,6 +52,19 @@ func TestLinksInComments(t *testing.T) {
 	}
 }
 
+// TestEnumsPrint: a constant that a user prints says what it is.
+func TestEnumsPrint(t *testing.T) {
+	for _, dir := range append(packages(t), "internal/block") {
+		nameless, err := apitest.Nameless(filepath.Join(root, dir), "github.com/virtfmt/virtfmt/"+dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range nameless {
+			t.Errorf("%s: %s has no method String", dir, n)
+		}
+	}
+}
+
 var (
 	unsafeImport  = regexp.MustCompile(`(?m)^\s*(import )?"unsafe"$`)
 	unsafeFile    = regexp.MustCompile(`_unsafe(_[a-z]+)?\.go$`)

@@ -37,6 +37,19 @@ const (
 	DifferentAllocation                       // one is stored, zero or unallocated and the other is not
 )
 
+// String returns "bytes", "size" or "allocation".
+func (k DifferenceKind) String() string {
+	switch k {
+	case DifferentBytes:
+		return "bytes"
+	case DifferentSize:
+		return "size"
+	case DifferentAllocation:
+		return "allocation"
+	}
+	return fmt.Sprintf("DifferenceKind(%d)", uint8(k))
+}
+
 // A Difference is where two disks differ first.
 type Difference struct {
 	Kind   DifferenceKind
