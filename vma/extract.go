@@ -1,6 +1,7 @@
 package vma
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,8 +52,10 @@ type Target struct {
 // where the target is known to read as zeros.
 //
 // The report is that of [Reader.Report]. Where the error is a [*FormatError],
-// targets hold what was read before it. A Reader extracts once, and not after
-// [Reader.Next]: what was read is gone.
+// and under [Salvage] where the stream fails, targets hold what was read before
+// it. Of a stream that [Decompress] returned they may hold content that a
+// checksum at its end, which is an error then, does not confirm. A Reader
+// extracts once, and not after [Reader.Next]: what was read is gone.
 func (r *Reader) Extract(ctx context.Context, o *ExtractOptions) (*Report, error) {
 	if r.w.err == io.EOF || r.w.err == nil && r.w.count > 0 {
 		return r.w.result(), errors.New("vma: extract: the archive was read from already")
@@ -62,7 +65,8 @@ func (r *Reader) Extract(ctx context.Context, o *ExtractOptions) (*Report, error
 	for range cap(free) {
 		free <- nil
 	}
-	if z, ok := r.stream.r.(*zstdReader); ok {
+	// A salvage takes what a frame holds even if it is not what it should be.
+	if z, ok := r.stream.r.(*zstdReader); ok && !r.stream.lenient {
 		r.stream.late = newLateSums(z, len(r.stream.buf))
 	}
 	work := func(j *job, _ *[]byte) error {
@@ -82,7 +86,8 @@ func (r *Reader) Extract(ctx context.Context, o *ExtractOptions) (*Report, error
 	if serr := r.stream.settle(); serr != nil && err == nil {
 		err = ioError(r.stream.offset(), serr)
 	}
-	return report, err
+	r.stream.late = nil
+	return report, cmp.Or(err, r.stream.failed)
 }
 
 // Extract writes each device to its target, in parallel and in the order of

@@ -21,19 +21,19 @@ type Reader struct {
 
 // NewReader reads the header of the archive r. The findings that a profile
 // counts as an error end the reading, as a [*FormatError]; under [Salvage] the
-// Reader goes on after damage, and [Reader.Report] says what was lost.
+// Reader goes on after damage, and [Reader.Report] says what was lost. Where r
+// fails, as a decompressor does at damage, the archive ends for a salvage: the
+// error of r comes after all that was read, in place of [io.EOF].
 func NewReader(r io.Reader, o *Options) (*Reader, error) {
 	opt := o.withDefaults()
-	return newReader(context.Background(), r, opt, opt.Profile == Salvage)
-}
-
-func newReader(ctx context.Context, r io.Reader, opt Options, resync bool) (*Reader, error) {
+	salvage := opt.Profile == Salvage
 	src := &streamSource{r: r}
-	w, err := newWalker(ctx, src, -1, opt, resync)
+	w, err := newWalker(context.Background(), src, -1, opt, salvage)
 	if err != nil {
 		return nil, err
 	}
 	src.release()
+	src.lenient = salvage
 	w.list = true
 	return &Reader{w: w, stream: src}, nil
 }
@@ -58,6 +58,9 @@ func (r *Reader) Next() (Cluster, error) {
 		e, err := r.w.next()
 		if err != nil {
 			r.extent = nil
+			if err == io.EOF && r.stream.failed != nil {
+				err = r.stream.failed
+			}
 			return Cluster{}, err
 		}
 		r.extent, r.index = e, 0

@@ -89,6 +89,9 @@ type streamSource struct {
 	head int
 	eof  bool
 	late *lateSums // of what is in buf; nil where r checks what it returns
+
+	lenient bool  // where r fails, the archive ends
+	failed  error // how r failed then
 }
 
 func (s *streamSource) offset() int64 { return s.pos }
@@ -177,6 +180,9 @@ func (s *streamSource) fill(n int) error {
 		switch {
 		case err == io.EOF:
 			s.eof = true
+			return nil
+		case err != nil && s.lenient:
+			s.eof, s.failed = true, ioError(s.pos+int64(len(s.buf)-s.head), err)
 			return nil
 		case err != nil:
 			return err

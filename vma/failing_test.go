@@ -1,0 +1,106 @@
+package vma_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
+	"github.com/virtfmt/virtfmt/vma"
+)
+
+// TestZstdSourceFails reads from a source that fails after every byte, also
+// with what a server says that ended too early: a stream that seems to be whole
+// there is not, and damage is not what ails it.
+func TestZstdSourceFails(t *testing.T) {
+	text := bytes.Repeat([]byte("a page of text\n"), 100)
+	b := slices.Concat(zstdFrame(t, text), skippableFrame, zstdFrame(t, nil),
+		zstdFrame(t, text[:200], zstd.WithEncoderCRC(false)), skippableFrame)
+	for _, fails := range []error{io.ErrUnexpectedEOF, errFull} {
+		for cut := range len(b) + 1 {
+			r, _, err := vma.Decompress(io.MultiReader(bytes.NewReader(b[:cut]), iotest.ErrReader(fails)), nil)
+			if err == nil {
+				_, err = io.ReadAll(r)
+				r.Close()
+			}
+			if !errors.Is(err, fails) {
+				t.Errorf("a source that fails at %d of %d with %v: %v", cut, len(b), fails, err)
+			}
+		}
+	}
+}
+
+// TestSalvageFailingStream salvages what a decompressor gives before it comes
+// to damage: as much as of an archive that is cut there, and its error.
+func TestSalvageFailingStream(t *testing.T) {
+	disk := content(1, 150<<16+5120, 0.6)
+	plain := build(t, false, disk)
+	var gz bytes.Buffer
+	g := gzip.NewWriter(&gz)
+	g.Write(plain)
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+	zst := zstdFrame(t, plain)
+	flipped := func(b []byte, i int) []byte {
+		b = bytes.Clone(b)
+		b[i] ^= 0x10
+		return b
+	}
+	o := &vma.Options{Profile: vma.Salvage}
+	for name, b := range map[string][]byte{
+		"zstd, cut": zst[:len(zst)/2], "zstd, flipped": flipped(zst, len(zst)/3), "zstd, checksum": flipped(zst, len(zst)-1), "zstd, no checksum": zst[:len(zst)-4],
+		"gzip, cut": gz.Bytes()[:gz.Len()/2], "gzip, checksum": flipped(gz.Bytes(), gz.Len()-8),
+	} {
+		open := func() io.Reader {
+			r, _, err := vma.Decompress(bytes.NewReader(b), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}
+		before, failed := io.ReadAll(open())
+		if failed == nil || len(before) < len(plain)/4 {
+			t.Fatalf("%s: %d bytes, %v", name, len(before), failed)
+		}
+		want, got := newBuffer(disk.Size(), 0), newBuffer(disk.Size(), 0xaa)
+		wantReport := extractTo(t, bytes.NewReader(before), o, want, nil)
+		report := extractTo(t, open(), o, got, failed)
+		if !bytes.Equal(got.b, want.b) || !cmp.Equal(report.Devices, wantReport.Devices) {
+			t.Errorf("%s: other than of what comes before the damage", name)
+		}
+		if bytes.Equal(before, plain) != bytes.Equal(got.b, disk) || len(before) == len(plain) != report.OK() {
+			t.Errorf("%s: of %d bytes %d, and the report says %v", name, len(plain), len(before), report.Err())
+		}
+		r, err := vma.NewReader(open(), o)
+		n := int64(0)
+		for ; err == nil; n++ {
+			_, err = r.Next()
+		}
+		if _, again := r.Next(); !errors.Is(err, failed) || again != err || n-1 != report.Clusters {
+			t.Errorf("%s: %d clusters, then %v and %v", name, n-1, err, again)
+		}
+	}
+}
+
+// extractTo extracts the only device of an archive, which must end as it says.
+func extractTo(t *testing.T, r io.Reader, o *vma.Options, w *buffer, ends error) *vma.Report {
+	t.Helper()
+	rd, err := vma.NewReader(r, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := rd.Extract(t.Context(), &vma.ExtractOptions{Target: func(vma.DeviceInfo) (*vma.Target, error) {
+		return &vma.Target{W: w}, nil
+	}})
+	if (err == nil) != (ends == nil) || ends != nil && !errors.Is(err, ends) && !strings.HasSuffix(err.Error(), ends.Error()) {
+		t.Fatalf("ends with %v, want %v", err, ends)
+	}
+	return report
+}
