@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/virtfmt/virtfmt/internal/align"
-	"github.com/virtfmt/virtfmt/internal/safeio"
 )
 
 // A FindingKind is a way in which tables can be wrong, section "Consistency
@@ -255,7 +254,7 @@ func (c *checker) walk(off int64, f func(i, at int64, e entry) error) error {
 		if c.ctx.Err() != nil {
 			return context.Cause(c.ctx)
 		}
-		if err := safeio.ReadFull(c.img.r, buf, off+done); err != nil {
+		if err := c.img.readFull(buf, off+done); err != nil {
 			return fmt.Errorf("qed: table at %#x: %w", off, err)
 		}
 		t := table(buf)

@@ -24,11 +24,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/virtfmt/virtfmt/internal/align"
 	"github.com/virtfmt/virtfmt/internal/block"
 	"github.com/virtfmt/virtfmt/internal/inflight"
 )
@@ -109,6 +111,7 @@ type Image struct {
 	file    io.Closer   // that OpenFile opened, or nil
 
 	geo    geometry     // does not change
+	padded int64        // where the last sector of the file ends if that did not, when it was opened
 	size   atomic.Int64 // of the disk, in bytes
 	claims inflight.Ranges
 	// unsynced tells that data was written since the last write-back began.
@@ -151,13 +154,20 @@ func OpenRW(f File, o *Options) (*Image, error) {
 
 func open(r io.ReaderAt, f File, o *Options) (*Image, error) {
 	img := &Image{r: r, f: f, opts: o.withDefaults()}
+	exact, err := img.bytes()
+	if err != nil {
+		return nil, err
+	}
+	h, err := readHeader(r, exact)
+	if err != nil {
+		return nil, err
+	}
 	length, err := img.fileLength()
 	if err != nil {
 		return nil, err
 	}
-	h, err := readHeader(r, length)
-	if err != nil {
-		return nil, err
+	if length > exact {
+		img.padded = length
 	}
 	img.h, img.geo = *h, h.geometry()
 	img.size.Store(h.ImageSize)
@@ -206,8 +216,18 @@ func (img *Image) unopened() bool {
 	return img.opts.MetadataOnly && img.h.Features&FeatureBackingFile != 0
 }
 
-// fileLength returns the length of the file.
+// fileLength returns the length of the file, in whole sectors: the rest of the
+// last one counts as zeros, as for QEMU.
 func (img *Image) fileLength() (int64, error) {
+	n, err := img.bytes()
+	if n > math.MaxInt64-SectorSize+1 {
+		return 0, fmt.Errorf("qed: file of %d bytes: %w", n, ErrLimit)
+	}
+	return align.Up(n, SectorSize), err
+}
+
+// bytes returns the length of the file.
+func (img *Image) bytes() (int64, error) {
 	n, err := block.Length(img.r)
 	switch {
 	case errors.Is(err, block.ErrNoLength) && img.opts.Size > 0:

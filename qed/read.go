@@ -75,9 +75,24 @@ func (img *Image) readRun(p []byte, r run) error {
 	case runBacking:
 		return img.readBacking(p, r.start)
 	}
-	if err := safeio.ReadFull(img.r, p, int64(r.host)); err != nil {
+	if err := img.readFull(p, int64(r.host)); err != nil {
 		return fmt.Errorf("qed: data of %#x at %#x: %w", int64(r.start), int64(r.host), err)
 	}
+	return nil
+}
+
+// readFull fills p from off of the file, whose last sector counts as whole.
+func (img *Image) readFull(p []byte, off int64) error {
+	n, err := img.r.ReadAt(p, off)
+	switch {
+	case n == len(p):
+		return nil
+	case err != nil && err != io.EOF:
+		return err
+	case off+int64(n) <= img.padded-SectorSize || off+int64(len(p)) > img.padded:
+		return io.ErrUnexpectedEOF
+	}
+	clear(p[n:])
 	return nil
 }
 

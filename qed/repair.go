@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"github.com/virtfmt/virtfmt/internal/block"
-	"github.com/virtfmt/virtfmt/internal/safeio"
 )
 
 // repair mends the entries that were found wrong. Copies of shared clusters
@@ -61,7 +60,7 @@ func (c *checker) copyShared() ([]entry, error) {
 			}
 			buf = make([]byte, size)
 		}
-		if err := safeio.ReadFull(img.r, buf, f.copyOf); err != nil {
+		if err := img.readFull(buf, f.copyOf); err != nil {
 			return nil, fmt.Errorf("qed: shared cluster at %#x: %w", f.copyOf, err)
 		}
 		host, err := img.alloc.take(size)
