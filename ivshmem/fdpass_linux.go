@@ -68,18 +68,18 @@ func credentials(conn *net.UnixConn) (c Credentials, err error) {
 	return c, err
 }
 
-// refuseConnections makes the kernel refuse further connections to l. Those
-// that it has taken already wait in l.
-func refuseConnections(l *net.UnixListener) error {
-	return control(l, func(fd int) error {
+// refuseConnections makes the kernel refuse further connections to a socket.
+// Those that it has taken already wait there.
+func refuseConnections(socket *os.File) error {
+	return control(socket, func(fd int) error {
 		return os.NewSyscallError("shutdown", syscall.Shutdown(fd, syscall.SHUT_RD))
 	})
 }
 
-// refuseWaiting refuses the connections that wait in l.
-func refuseWaiting(l *net.UnixListener) error {
+// refuseWaiting refuses the connections that wait at a socket.
+func refuseWaiting(socket *os.File) error {
 	b := encodeMessage(refusal)
-	return control(l, func(fd int) error {
+	return control(socket, func(fd int) error {
 		for end := time.Now().Add(greetTime); ; {
 			conn, _, err := syscall.Accept4(fd, syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK)
 			switch {
@@ -96,12 +96,6 @@ func refuseWaiting(l *net.UnixListener) error {
 		}
 	})
 }
-
-// isStale reports whether dialling failed because nobody listens on the socket.
-func isStale(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
-
-// inUse reports whether listening failed because the name is taken.
-func inUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
 
 // sharedDescriptor returns a descriptor of its own for f.
 func sharedDescriptor(f *os.File) (*descriptor, error) {

@@ -31,15 +31,17 @@ func receiveMessage(*net.UnixConn, []byte) (int, []int, error) { return 0, nil, 
 
 func credentials(*net.UnixConn) (Credentials, error) { return Credentials{}, errNotLinux }
 
-func refuseConnections(*net.UnixListener) error { return errNotLinux }
+func refuseConnections(*os.File) error { return errNotLinux }
 
-func refuseWaiting(*net.UnixListener) error { return errNotLinux }
+func refuseWaiting(*os.File) error { return errNotLinux }
 
 func sharedDescriptor(*os.File) (*descriptor, error) { return nil, errNotLinux }
 
 func isStale(error) bool { return false }
 
 func inUse(error) bool { return false }
+
+func lockSocket(string) (unlock func(), err error) { return func() {}, nil }
 
 func hungUp(error) bool { return false }
 

@@ -142,9 +142,9 @@ type Server struct {
 	mu          sync.Mutex // guards what follows, and what every member is told
 	ids         idPool
 	members     map[uint16]*member
-	first, last *member // of the row of members
-	joins       uint64  // members so far
-	listeners   map[*net.UnixListener]struct{}
+	first, last *member                        // of the row of members
+	joins       uint64                         // members so far
+	listeners   map[*net.UnixListener]struct{} // that Serve accepts from
 }
 
 // NewServer returns a server that has its memory and waits for
@@ -197,56 +197,54 @@ func (o *ServerOptions) setDefaults() error {
 	return nil
 }
 
-// Listen listens on a Unix socket at path. A socket that a server which is gone
-// has left there is replaced; one that is in use is an error.
-func Listen(path string) (*net.UnixListener, error) {
-	addr := &net.UnixAddr{Name: path, Net: "unix"}
-	l, err := net.ListenUnix("unix", addr)
-	if err == nil || !inUse(err) {
-		return l, err
-	}
-	conn, derr := net.DialUnix("unix", nil, addr)
-	if derr == nil {
-		conn.Close()
-		return nil, err
-	}
-	if fi, serr := os.Lstat(path); !isStale(derr) || serr != nil || fi.Mode().Type() != fs.ModeSocket {
-		return nil, err
-	}
-	if err := os.Remove(path); err != nil {
-		return nil, err
-	}
-	return net.ListenUnix("unix", addr)
-}
-
 // Serve takes connections from l until [Server.Close], and then returns an
 // error that satisfies [fs.ErrClosed]; any other error is that of l. It closes
 // l, and no process can connect to the socket after that, even where another
 // has it open too.
 func (s *Server) Serve(l *net.UnixListener) error {
-	defer l.Close()
-	s.mu.Lock()
-	if s.isClosed() {
-		s.mu.Unlock()
-		return fmt.Errorf("ivshmem: server: %w", fs.ErrClosed)
+	open := s.enter(l)
+	if open {
+		defer s.leave(l)
 	}
-	s.wg.Add(1)
-	s.listeners[l] = struct{}{}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.listeners, l)
-		s.mu.Unlock()
-		s.wg.Done()
-	}()
-	err := s.accept(l)
+	defer l.Close()
+	// Closing l removes the socket's name, which has to go before connections
+	// are refused: a socket that refuses them is taken for stale, and replaced.
+	// So there is a second descriptor to refuse them by.
+	socket, err := l.File()
+	if err == nil {
+		defer socket.Close()
+		if open {
+			err = s.accept(l)
+		}
+		l.Close()
+		err = errors.Join(err, refuseConnections(socket), refuseWaiting(socket))
+	}
 	if s.isClosed() {
-		err = errors.Join(fs.ErrClosed, refuseWaiting(l))
+		err = fs.ErrClosed
 	}
 	return fmt.Errorf("ivshmem: server: %w", err)
 }
 
-// accept takes connections until l fails, or Close ends it with a deadline.
+// enter makes l one that Close ends, unless that has been called.
+func (s *Server) enter(l *net.UnixListener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isClosed() {
+		return false
+	}
+	s.wg.Add(1)
+	s.listeners[l] = struct{}{}
+	return true
+}
+
+func (s *Server) leave(l *net.UnixListener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.listeners, l)
+	s.wg.Done()
+}
+
+// accept takes connections until l fails, or Close closes it.
 func (s *Server) accept(l *net.UnixListener) error {
 	const shortest, longest = time.Millisecond, time.Second
 	wait := shortest
@@ -312,7 +310,9 @@ func (s *Server) Close() error {
 	close(s.done)
 	var err error
 	for l := range s.listeners {
-		err = errors.Join(err, refuseConnections(l), l.SetDeadline(time.Unix(1, 0)))
+		if cerr := l.Close(); !errors.Is(cerr, net.ErrClosed) {
+			err = errors.Join(err, cerr)
+		}
 	}
 	for _, m := range s.members {
 		m.conn.Close()

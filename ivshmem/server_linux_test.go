@@ -377,32 +377,6 @@ func TestServerAndSlowClient(t *testing.T) {
 	}
 }
 
-func TestListen(t *testing.T) {
-	path := filepath.Join(difftest.SocketDir(t), "iv")
-	l, err := ivshmem.Listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ivshmem.Listen(path); err == nil {
-		t.Error("a socket that is in use was replaced")
-	}
-	l.SetUnlinkOnClose(false)
-	l.Close()
-	if l, err = ivshmem.Listen(path); err != nil {
-		t.Fatalf("a stale socket was not replaced: %v", err)
-	}
-	l.Close()
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ivshmem.Listen(path); err == nil {
-		t.Error("a file was replaced")
-	}
-	if _, err := ivshmem.Listen(filepath.Join(path, "x")); err == nil {
-		t.Error("listening below a file")
-	}
-}
-
 func TestServerOptions(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name string, size int64) *os.File {
