@@ -224,3 +224,24 @@ func ExampleStructDesc_Values() {
 	// unused (unused_buffer) 0000000000000000
 	// cpu_clock_offset (int64) 0000000000000000
 }
+
+// List the devices of a stream of either format.
+func ExampleReadStats() {
+	f, err := os.Open("testdata/none.mig")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer f.Close()
+	stats, err := migschema.ReadStats(f, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(stats.Format, stats.Machine, stats.Octets, "octets")
+	for _, d := range stats.Devices {
+		fmt.Printf("%s, version %d: %d octets\n", d.Name, d.Version, d.Octets)
+	}
+	// Output:
+	// classic none 747 octets
+	// timer, version 2: 48 octets
+	// globalstate, version 1: 134 octets
+}

@@ -15,7 +15,7 @@ import (
 // bitmap behind for the next.
 func ExampleImage_DirtyRanges() {
 	ctx := context.Background()
-	img, err := qcow2.Create(memfile.New(), 8<<20, nil)
+	img, err := qcow2.Create(memfile.New(), 8<<20, nil) // in memory: an *os.File does as well
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func ExampleImage_DirtyRanges() {
 // A disk is packed into a compressed image that goes to a pipe or a network
 // connection.
 func ExampleEncode() {
-	img, err := qcow2.Create(memfile.New(), 8<<20, nil)
+	img, err := qcow2.Create(memfile.New(), 8<<20, nil) // in memory: an *os.File does as well
 	if err != nil {
 		log.Fatal(err)
 	}

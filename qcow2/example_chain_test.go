@@ -111,3 +111,39 @@ func ExampleImage_Commit() {
 	}
 	// Output: hello in the backing file
 }
+
+// A disk is copied to a raw file, its backing files included: what reads as
+// zeros becomes holes.
+func ExampleImage_CopyTo() {
+	dir, err := makeChain()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer root.Close()
+	img, err := qcow2.OpenFile("vm.qcow2", &qcow2.Options{Root: root})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer img.Close()
+	raw, err := os.Create(filepath.Join(dir, "vm.raw"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	percent := int64(0)
+	stats, err := img.CopyTo(context.Background(), raw, &qcow2.CopyOptions{
+		Progress: func(done, total int64) { percent = 100 * done / total }, // or draw a bar
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := raw.Close(); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(percent, "%,", stats.Written, "bytes written,", stats.Zeroed+stats.Skipped, "are zeros")
+	// Output: 100 %, 0 bytes written, 2097152 are zeros
+}

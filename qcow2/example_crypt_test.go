@@ -13,7 +13,7 @@ import (
 // An encrypted image gets a second passphrase.
 func ExampleImage_AddPassphrase() {
 	quick := qcow2.KeyOptions{Iterations: 1000} // leave it out: few make guessing cheap
-	f := memfile.New()
+	f := memfile.New()                          // in memory: an *os.File does as well
 	img, err := qcow2.Create(f, 1<<20, &qcow2.CreateOptions{
 		Encrypt: &qcow2.EncryptOptions{Passphrase: []byte("first"), Key: quick},
 	})

@@ -12,7 +12,7 @@ import (
 // An image with a wrong refcount is checked and repaired.
 func ExampleRepair() {
 	ctx := context.Background()
-	f := memfile.New()
+	f := memfile.New() // in memory: an *os.File does as well
 	img, err := qcow2.Create(f, 1<<20, nil)
 	if err != nil {
 		log.Fatal(err)

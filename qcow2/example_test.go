@@ -41,7 +41,7 @@ func Example() {
 // A disk is hashed that somebody else has made: any reader will do, such as one
 // that asks a web server for ranges, and what is wrong is told by its type.
 func ExampleOpen() {
-	f := memfile.New()
+	f := memfile.New() // in memory: an *os.File does as well
 	made, err := qcow2.Create(f, 1<<20, nil)
 	if err != nil {
 		log.Fatal(err)
@@ -86,7 +86,7 @@ func ExampleOpen() {
 }
 
 func ExampleImage_Extents() {
-	img, err := qcow2.Create(memfile.New(), 1<<20, nil)
+	img, err := qcow2.Create(memfile.New(), 1<<20, nil) // in memory: an *os.File does as well
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func ExampleImage_Extents() {
 
 func ExampleImage_CreateSnapshot() {
 	ctx := context.Background()
-	img, err := qcow2.Create(memfile.New(), 1<<20, nil)
+	img, err := qcow2.Create(memfile.New(), 1<<20, nil) // in memory: an *os.File does as well
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func ExampleImage_CreateSnapshot() {
 }
 
 func ExampleImage_Rebase() {
-	base := memfile.New()
+	base := memfile.New() // in memory: an *os.File does as well
 	if _, err := base.WriteAt(bytes.Repeat([]byte("base"), 1<<18), 0); err != nil {
 		log.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func Example() {
 }
 
 func ExampleImage_Extents() {
-	img, err := qed.Create(memfile.New(), 1<<20, nil)
+	img, err := qed.Create(memfile.New(), 1<<20, nil) // in memory: an *os.File does as well
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func ExampleImage_Extents() {
 }
 
 func ExampleImage_Check() {
-	f := memfile.New()
+	f := memfile.New() // in memory: an *os.File does as well
 	img, err := qed.Create(f, 1<<20, nil)
 	if err != nil {
 		log.Fatal(err)
@@ -76,7 +76,7 @@ func ExampleImage_Check() {
 }
 
 func ExampleCompare() {
-	a, err := qed.Create(memfile.New(), 1<<20, nil)
+	a, err := qed.Create(memfile.New(), 1<<20, nil) // in memory: an *os.File does as well
 	if err != nil {
 		log.Fatal(err)
 	}
