@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"io/fs"
 	"math/big"
 	"reflect"
 	"strings"
@@ -339,8 +340,8 @@ func TestForgottenClose(t *testing.T) {
 	if err := migschema.Unmarshal(out.Bytes(), &f, nil); err != nil || len(f.Top) != 4 {
 		t.Errorf("%d sections, %v", len(f.Top), err)
 	}
-	if begin(e) == nil {
-		t.Error("wrote after Close")
+	if err := begin(e); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("after Close: %v", err)
 	}
 }
 

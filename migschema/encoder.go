@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 )
 
 // A Form is a way to encode lengths and strings. All three are BER.
@@ -137,7 +138,7 @@ func (e *Encoder) Close() error {
 	return err
 }
 
-var errClosed = errors.New("migschema: the encoder is closed")
+var errClosed = fmt.Errorf("migschema: the encoder: %w", fs.ErrClosed)
 
 // finish ends the list of sections and the file.
 func (e *Encoder) finish() {

@@ -5,7 +5,9 @@ import (
 	"fmt"
 )
 
-// ErrFormat means that the data does not begin as a migration stream does.
+// ErrFormat means that the data does not begin as a migration stream does, for
+// a [Reader] and for what takes either format. A [Decoder], which takes no other
+// than its own, has [CodeUnexpectedTag] instead.
 var ErrFormat = errors.New("not a migration stream")
 
 // A Code says which rule a stream breaks. Codes are errors, so that

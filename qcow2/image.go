@@ -158,7 +158,8 @@ func (im *Image) setBackingDisk(d Disk) {
 // Close makes everything durable that was written, marks the image as clean,
 // and ends its use. It closes what was opened by [OpenFile],
 // [Options.OpenBacking] and [Options.OpenData] and can be closed, nothing
-// else. The image is closed also if there is an error.
+// else. The image is closed also if there is an error. A second Close is
+// [ErrClosed].
 func (im *Image) Close() error {
 	if im.closed.Swap(true) {
 		return ErrClosed

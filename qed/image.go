@@ -283,7 +283,8 @@ func (img *Image) prepare() error {
 // closes the backing file if Options opened it, and the file if [OpenFile]
 // did. It does not close r or f.
 // After an error of a write-back the bit stays, and so does what was durable
-// before. The image is closed also if there is an error.
+// before. The image is closed also if there is an error. A second Close is
+// [ErrClosed].
 func (img *Image) Close() error {
 	img.life.Lock()
 	defer img.life.Unlock()

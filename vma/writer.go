@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -144,6 +145,9 @@ func (e *extentBuffer) addSlot(s slot) {
 // of 512; Proxmox reads nothing else. The Size, BlobOffset and BlobSize of h
 // are not used.
 func NewWriter(w io.Writer, h *Header, o *WriterOptions) (*Writer, error) {
+	if h == nil {
+		return nil, errors.New("vma: no header")
+	}
 	wr := &Writer{w: w, header: h.clone(), pending: newExtentBuffer(0)}
 	if o != nil {
 		wr.opt = *o

@@ -496,6 +496,9 @@ func TestWriterLimits(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
+	if _, err := vma.NewWriter(io.Discard, nil, nil); err == nil {
+		t.Error("no error for no header")
+	}
 	if _, err := vma.NewWriter(io.Discard, conf(strings.Repeat("x", 65534), 65535), nil); err != nil {
 		t.Errorf("the longest name and data: %v", err)
 	}
