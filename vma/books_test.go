@@ -43,8 +43,9 @@ func (b *books) take(dev uint8, num uint32, blocks int) {
 func TestBooks(t *testing.T) {
 	const clusters = 300
 	rng := rand.New(rand.NewPCG(difftest.Seed(t, 1), 1))
+	empty := build(t, false, make(ram, clusters<<16), make(ram, clusters<<16))
 	for range difftest.Scale(t, 100) {
-		p := takeApart(build(t, false, make(ram, clusters<<16), make(ram, clusters<<16)))
+		p := takeApart(empty)
 		p.extents = nil
 		want := books{seen: [3]map[uint32]bool{1: {}, 2: {}}}
 		dev, num, left := uint8(1), uint32(0), 0
