@@ -81,6 +81,13 @@ func TestSalvageFailingStream(t *testing.T) {
 		if bytes.Equal(before, plain) != bytes.Equal(got.b, disk) || len(before) == len(plain) != report.OK() {
 			t.Errorf("%s: of %d bytes %d, and the report says %v", name, len(plain), len(before), report.Err())
 		}
+		verified, err := vma.VerifyStream(t.Context(), open(), o)
+		if !errors.Is(err, failed) || verified == nil || !cmp.Equal(verified.Findings, report.Findings) {
+			t.Errorf("%s: verifying says other than extracting, and %v", name, err)
+		}
+		if verified, err = vma.VerifyStream(t.Context(), open(), nil); !errors.Is(err, failed) || verified != nil {
+			t.Errorf("%s: verifying without salvage: %v", name, err)
+		}
 		r, err := vma.NewReader(open(), o)
 		n := int64(0)
 		for ; err == nil; n++ {

@@ -227,8 +227,10 @@ func (s *streamSource) swap(buf []byte) (check func() error) {
 
 // release drops a buffer that grew past what extents need, once a large
 // header was read.
+//
+// Preconditions: as of move.
 func (s *streamSource) release() {
 	if cap(s.buf) > maxPeek && len(s.buf)-s.head <= maxPeek {
-		s.swap(make([]byte, 0, maxPeek))
+		s.move(make([]byte, 0, maxPeek))
 	}
 }

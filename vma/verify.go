@@ -1,6 +1,7 @@
 package vma
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -29,10 +30,15 @@ func Verify(ctx context.Context, r io.ReaderAt, o *Options) (*Report, error) {
 }
 
 // VerifyStream is [Verify] for an archive that can only be read from front to
-// back, which costs reading all of it.
+// back, which costs reading all of it. Under [Salvage] the archive ends where r
+// fails: then there is a report as well as an error.
 func VerifyStream(ctx context.Context, r io.Reader, o *Options) (*Report, error) {
-	w, err := newWalker(ctx, &streamSource{r: r}, -1, o.withDefaults(), true)
-	return w.verify(err)
+	opt := o.withDefaults()
+	src := &streamSource{r: r}
+	w, err := newWalker(ctx, src, -1, opt, true)
+	src.lenient = opt.Profile == Salvage
+	report, err := w.verify(err)
+	return report, cmp.Or(err, src.failed)
 }
 
 // verify walks to the end; err is that of newWalker.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"fmt"
 	"io"
 	"os"
@@ -67,5 +68,35 @@ func TestZstdLong(t *testing.T) {
 	long := difftest.TryIn(t, plain, zstd, "-1", "--long=27", "-q", "-c").Stdout
 	if r := do(t, long, "verify", "-"); r.code != 0 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestSalvageCompressed reads what there is of a compressed archive that is cut.
+func TestSalvageCompressed(t *testing.T) {
+	dir := testArchive(t)
+	at := func(s string) string { return filepath.Join(dir, s) }
+	plain, err := os.ReadFile(at("a.vma"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var gz bytes.Buffer
+	z := gzip.NewWriter(&gz)
+	z.Write(plain)
+	z.Close()
+	cut := gz.Bytes()[:gz.Len()/2]
+	const missing, ended = "missing clusters: device 2 clusters 0 to 8\n", "vma: ERROR: read at 0x"
+	for _, args := range [][]string{{"verify", "-"}, {"extract", "-", at("extract")}, {"convert", "-", at("convert")}} {
+		if r := do(t, cut, args...); r.code != exitError || !strings.HasPrefix(r.stderr, ended) {
+			t.Errorf("%q: %+v", args, r)
+		}
+		os.RemoveAll(at(args[0]))
+		if r := do(t, cut, append(args, "-S")...); r.code != exitError || !strings.Contains(r.stderr, missing) || !strings.Contains(r.stderr, ended) {
+			t.Errorf("%q -S: %+v", args, r)
+		}
+	}
+	got, err := os.ReadFile(filepath.Join(at("extract"), "tmp-disk-drive-scsi0.raw"))
+	want := disks()[0]
+	if err != nil || len(got) != len(want) || !bytes.Equal(got[:len(got)/4], want[:len(got)/4]) || bytes.Equal(got, want) {
+		t.Errorf("%d bytes are salvaged of %d, %v", len(got), len(want), err)
 	}
 }

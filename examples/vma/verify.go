@@ -27,10 +27,10 @@ func (c *command) verify(in *input, o options, args []string) error {
 	} else {
 		report, err = vma.VerifyStream(c.ctx, in.stream, in.opt)
 	}
-	if err != nil {
+	if report == nil {
 		return err
 	}
-	return c.tell(report, o.has('v'))
+	return errors.Join(err, c.tell(report, o.has('v')))
 }
 
 // tell prints the findings of a report, and with verbose what was read. It
