@@ -55,9 +55,13 @@
 // corrupt, and becomes read-only: clusters of metadata are neither handed out
 // because a refcount says that they are free, nor freed because an entry points
 // to them, and nothing is written to an image in which two pieces of metadata
-// lie in the same place. A reader marks nothing. A file of 1 MiB costs at most
-// 64 MiB of memory and a second for each of Open, Check, Repair, and a read or
-// write of up to 1 MiB.
+// lie in the same place. A reader marks nothing. [Repair] gives the refcount
+// structures a place of their own; of L1, L2 and snapshot tables that share one
+// it cannot be told whose the content is, and QEMU repairs no more. Such an
+// image stays readable: [Image.CopyTo] or [Encode] makes a new one of its disk,
+// and of the disk of each snapshot. A file of 1 MiB costs at most 64 MiB of
+// memory and a second for each of Open, Check, Repair, and a read or write of
+// up to 1 MiB.
 //
 // Encrypted images are opened by a passphrase that the caller supplies. It and
 // the keys are wiped from memory after use, but for what the ciphers make of

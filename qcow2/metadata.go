@@ -107,7 +107,7 @@ func (im *Image) checkClaims(list []claim) error {
 	last := list[0] // of those so far, the one that ends last
 	for _, c := range list[1:] {
 		if c.first < last.end && c.first < c.end && (c.role != last.role || !c.shared || !last.shared) {
-			return corruptf(int64(im.clusterOff(c.first)), c.role.String(), "it overlaps metadata: %v", last.role)
+			return corruptf(int64(im.clusterOff(c.first)), c.role.String(), "it overlaps metadata: %v; the image can only be read, or copied to a new one", last.role)
 		}
 		if c.end > last.end {
 			last = c

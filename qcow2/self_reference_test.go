@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/virtfmt/virtfmt/internal/difftest"
@@ -39,6 +40,60 @@ var selfReferences = []struct {
 	{"the refcount table is the header", func(e *editor) { e.put64(48, 0) }, 100, true},
 	{"the L1 table is the refcount table", func(e *editor) { e.put64(40, uint64(e.refTable)) }, 70, true},
 	{"the L1 table is the header", func(e *editor) { e.put64(40, 0) }, 100, true},
+}
+
+// TestSelfReferenceCopiedOut: what a repair does not make writable can still be
+// copied to a new image.
+func TestSelfReferenceCopiedOut(t *testing.T) {
+	copied := 0
+	for _, m := range selfReferences {
+		e := edit(image(t, "v3"))
+		m.do(e)
+		f := memfile.FromBytes(bytes.Clone(e.b))
+		if _, err := qcow2.Repair(t.Context(), f, qcow2.RepairAll, nil); err != nil {
+			t.Fatal(err)
+		}
+		if im, err := qcow2.OpenRW(f, nil); err == nil {
+			err = writeCluster(m.cluster)(im, e.cluster)
+			im.Close()
+			if err == nil {
+				continue
+			}
+			if !errors.Is(err, qcow2.ErrCorrupt) || !strings.Contains(err.Error(), "copied to a new one") {
+				t.Errorf("%s: %v", m.name, err)
+			}
+		}
+		copied++
+		im, err := qcow2.Open(f, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh := memfile.New()
+		dst, err := qcow2.Create(fresh, im.Size(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lost := false
+		o := &qcow2.CopyOptions{ReadError: func(int64, int64, error) error { lost = true; return nil }}
+		if _, err := im.CopyTo(t.Context(), dst, o); err != nil {
+			t.Errorf("%s: %v", m.name, err)
+		}
+		if err := errors.Join(writeCluster(1000)(dst, e.cluster), dst.Close(), im.Close()); err != nil {
+			t.Error(err)
+		}
+		if r, err := qcow2.Check(t.Context(), fresh, nil); err != nil || !r.Clean() {
+			t.Errorf("%s: the copy: %+v, %v", m.name, r, err)
+		}
+		want := content(t, bytes.NewReader(e.b))
+		copy(want[1000*e.cluster:], bytes.Repeat([]byte{0xee}, int(e.cluster)))
+		if got := content(t, fresh); !lost && !bytes.Equal(got, want) {
+			t.Errorf("%s: the copy holds something else", m.name)
+		}
+		t.Logf("%s: copied, with parts that could not be read: %v", m.name, lost)
+	}
+	if copied < 5 {
+		t.Errorf("only %d images were copied", copied)
+	}
 }
 
 // sameButMarked reports whether two files differ in nothing but the mark of
