@@ -106,27 +106,44 @@ func (im *Image) zero(off guestOff, n int64, unmap bool) error {
 // zeroPart makes a part of a subcluster zeros: by making all of it zeros if
 // the rest is already, otherwise by writing.
 func (im *Image) zeroPart(off guestOff, n int64, unmap bool) error {
+	written := false
+	err := im.eachTable(int64(off)>>im.clusterBits, 1, im.version >= 3, func(guest, _ int64) (err error) {
+		// Locked, so that nobody writes to the rest before it is made zeros.
+		if written, err = im.holdsMore(off, n); err != nil || written {
+			return err
+		}
+		if !im.extended {
+			return im.zeroClusters(guest, 1, unmap)
+		}
+		sub := guestOff(im.subclusterSize())
+		start := off &^ (sub - 1)
+		_, err = im.zeroLocked(guest, start, start+sub)
+		return err
+	})
+	if err == nil && written {
+		return im.writeZeros(off, n)
+	}
+	return err
+}
+
+// holdsMore reports whether the subcluster of the n bytes at off has to keep
+// its place, or something that is not zeros besides them.
+func (im *Image) holdsMore(off guestOff, n int64) (bool, error) {
+	got, err := im.find(im.active, off, 1)
+	if err != nil || got.kind == kindNormal || got.kind == kindCompressed {
+		return true, err
+	}
 	sub := im.subclusterSize()
 	start := int64(off) &^ (sub - 1)
 	after := int64(off) + n
 	for _, rest := range [][2]int64{{start, int64(off) - start}, {after, min(start+sub, im.Size()) - after}} {
 		for e, err := range im.Extents(rest[0], rest[1]) {
-			if err != nil {
-				return err
-			}
-			if !e.IsZero() {
-				return im.writeZeros(off, n)
+			if err != nil || !e.IsZero() {
+				return true, err
 			}
 		}
 	}
-	got, err := im.find(im.active, off, 1)
-	if err != nil {
-		return err
-	}
-	if got.kind == kindNormal || got.kind == kindCompressed {
-		return im.writeZeros(off, n)
-	}
-	return im.zeroSubclusters(guestOff(start), sub, unmap)
+	return false, nil
 }
 
 // zeroSubclusters makes whole subclusters zeros, the last one of the disk
@@ -189,28 +206,36 @@ func (im *Image) zeroClusters(first, n int64, unmap bool) error {
 // zeroInCluster makes some subclusters of a cluster zeros. What is compressed
 // has none: there zeros are written.
 func (im *Image) zeroInCluster(off, end guestOff) error {
-	start := off &^ guestOff(im.clusterSize()-1)
-	first := int(off-start) >> im.subBits()
-	last := int(end-1-start) >> im.subBits()
 	compressed := false
-	err := im.eachTable(int64(off)>>im.clusterBits, 1, true, func(guest, n int64) error {
-		if im.externalRaw {
-			if err := im.zeroData(int64(off), int64(end-off)); err != nil {
-				return err
-			}
-		}
-		return im.setEntries(guest, n, freedDiscard, func(_ int64, old entry) entry {
-			if old.compressed() {
-				compressed = true
-				return old
-			}
-			return entry{old.l2Entry, old.subs.withZeroes(subclusterRange(first, last-first+1))}
-		})
+	err := im.eachTable(int64(off)>>im.clusterBits, 1, true, func(guest, _ int64) (err error) {
+		compressed, err = im.zeroLocked(guest, off, end)
+		return err
 	})
 	if err == nil && compressed {
 		return im.writeZeros(off, int64(end-off))
 	}
 	return err
+}
+
+// zeroLocked makes some subclusters of a cluster zeros that is locked and has
+// an L2 table, unless it is compressed.
+func (im *Image) zeroLocked(guest int64, off, end guestOff) (compressed bool, err error) {
+	if im.externalRaw {
+		if err := im.zeroData(int64(off), int64(end-off)); err != nil {
+			return false, err
+		}
+	}
+	start := guestOff(guest) << im.clusterBits
+	first := int(off-start) >> im.subBits()
+	last := int(end-1-start) >> im.subBits()
+	err = im.setEntries(guest, 1, freedDiscard, func(_ int64, old entry) entry {
+		if old.compressed() {
+			compressed = true
+			return old
+		}
+		return entry{old.l2Entry, old.subs.withZeroes(subclusterRange(first, last-first+1))}
+	})
+	return compressed, err
 }
 
 // eachTable calls f with the parts of n guest clusters that share an L2 table,
