@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/virtfmt/virtfmt/internal/block"
 )
 
 var (
@@ -48,10 +50,17 @@ func (x *Index) Replace(w io.WriterAt, i int, b Body) error {
 
 // edit writes p at off, if the stream holds up with it.
 func (x *Index) edit(w io.WriterAt, off int64, p []byte) error {
+	if w == nil {
+		return fmt.Errorf("libxlfmt: %w", block.ErrNil)
+	}
 	if err := x.rehearse(off, p); err != nil {
 		return err
 	}
-	if _, err := w.WriteAt(p, off); err != nil {
+	n, err := w.WriteAt(p, off)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
 		return fmt.Errorf("libxlfmt: write at %#x: %w", off, err)
 	}
 	return nil

@@ -38,7 +38,7 @@ type Index struct {
 func Open(r io.ReaderAt, o *Options) (*Index, error) {
 	x := &Index{r: r, opt: o.withDefaults()}
 	x.size = x.opt.Size
-	if x.size <= 0 {
+	if x.size <= 0 || r == nil {
 		n, err := block.Length(r)
 		if err != nil {
 			return nil, fmt.Errorf("libxlfmt: %w", err)

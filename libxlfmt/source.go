@@ -14,11 +14,13 @@ type source struct {
 	base int64     // what seek told at offset 0
 	size int64     // length of the stream as far as seek knows it
 	junk []byte    // for skipping, made when needed
+	idle int       // reads of nothing in a row
 }
 
 const (
 	junkSize = 32 << 10
 	minSeek  = 512 // fewer bytes are read, not sought over
+	maxIdle  = 100 // reads of nothing that are borne in a row
 )
 
 func newSource(r io.Reader) source {
@@ -42,15 +44,22 @@ func newSource(r io.Reader) source {
 // full fills p. At the end of the stream it is [io.EOF] before the first byte
 // and [io.ErrUnexpectedEOF] behind it.
 func (s *source) full(p []byte) error {
-	n, err := io.ReadFull(s.r, p)
-	s.off += int64(n)
+	_, err := io.ReadFull(sourceReader{s}, p)
 	return err
 }
 
-// read is a plain read of at most len(p) bytes.
+// read is a plain read of at most len(p) bytes, which are not none.
 func (s *source) read(p []byte) (int, error) {
+	if s.r == nil {
+		return 0, block.ErrNil
+	}
 	n, err := s.r.Read(p)
 	s.off += int64(n)
+	if n > 0 || err != nil {
+		s.idle = 0
+	} else if s.idle++; s.idle == maxIdle {
+		return 0, io.ErrNoProgress
+	}
 	return n, err
 }
 

@@ -123,23 +123,24 @@ func (v *verification) rest(src io.Reader) (int64, error) {
 	if w, ok := src.(*window); ok {
 		return max(0, w.size-w.pos), nil
 	}
-	p := make([]byte, junkSize)
-	var n int64
+	s := source{r: src}
 	for v.ctx.Err() == nil {
-		m, err := src.Read(p)
-		n += int64(m)
+		_, err := s.read(s.scratch(junkSize))
 		if err == io.EOF {
-			return n, nil
+			return s.off, nil
 		}
 		if err != nil {
-			return n, err
+			return s.off, err
 		}
 	}
-	return n, v.ctx.Err()
+	return s.off, v.ctx.Err()
 }
 
 // ahead returns r so that small reads of it are cheap.
 func ahead(r io.Reader) io.Reader {
+	if r == nil {
+		return nil
+	}
 	if at, ok := r.(io.ReaderAt); ok {
 		if s, ok := r.(io.Seeker); ok {
 			here, err := s.Seek(0, io.SeekCurrent)

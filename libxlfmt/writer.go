@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/virtfmt/virtfmt/internal/block"
 )
 
 // WriterOptions say what a [Writer] writes. The zero value, and nil, are the
@@ -32,9 +34,8 @@ type WriterOptions struct {
 }
 
 // A Writer writes a stream record by record, each in at most three writes. It
-// holds what it is given to the
-// same rules as a [Reader], and pads records. The same calls write the same
-// bytes.
+// holds what it is given to the same rules as a [Reader], and pads records. The
+// same calls write the same bytes.
 //
 // After the first error every call returns it, and the stream has no END: no
 // reader takes it for complete. Errors in what was written are of type
@@ -251,6 +252,9 @@ func (w *Writer) finish() error {
 // copied. A stream with checkpoints cannot be copied so, because records of
 // libxl stand between its parts. The offset of a [*FormatError] is one in r.
 func (w *Writer) CopyLibxc(r io.Reader) (int64, error) {
+	if r == nil {
+		return 0, w.fail(fmt.Errorf("libxlfmt: %w", block.ErrNil))
+	}
 	if err := w.enterLibxc(); err != nil {
 		return 0, err
 	}
@@ -326,6 +330,9 @@ func (w *Writer) fail(err error) error {
 func (w *Writer) emit(p []byte) error {
 	if len(p) == 0 {
 		return nil
+	}
+	if w.w == nil {
+		return w.fail(fmt.Errorf("libxlfmt: %w", block.ErrNil))
 	}
 	n, err := w.w.Write(p)
 	w.off += int64(n)

@@ -52,14 +52,15 @@ func foreign(b []byte) error {
 
 // detect returns the format of the stream in r, and a reader of all of it.
 func detect(r io.Reader) (Format, io.Reader, error) {
-	head := make([]byte, formatSize)
-	n, err := io.ReadFull(r, head)
-	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
-		return UnknownFormat, nil, err
+	s := newSource(r, true)
+	s.buf = make([]byte, formatSize)
+	if !s.has(formatSize) && s.failure() != nil {
+		return UnknownFormat, nil, fmt.Errorf("migschema: magic: read at %#x: %w", s.end, s.failure())
 	}
-	f := Detect(head[:n])
+	head := s.window()
+	f := Detect(head)
 	if f == UnknownFormat {
-		return f, nil, &FormatError{0, "magic", CodeRecord, foreign(head[:n])}
+		return f, nil, &FormatError{0, "magic", CodeRecord, foreign(head)}
 	}
 	return f, io.MultiReader(bytes.NewReader(head), r), nil
 }

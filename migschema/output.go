@@ -3,6 +3,8 @@ package migschema
 import (
 	"fmt"
 	"io"
+
+	"github.com/virtfmt/virtfmt/internal/block"
 )
 
 // outputBuffer is what is handed to a writer at a time.
@@ -57,6 +59,9 @@ func (o *output) put(b []byte) {
 func (o *output) flush() error {
 	if o.err != nil || len(o.buf) == 0 {
 		return o.err
+	}
+	if o.w == nil {
+		return o.keep(fmt.Errorf("migschema: %w", block.ErrNil))
 	}
 	n, err := o.w.Write(o.buf)
 	if err == nil && n < len(o.buf) {

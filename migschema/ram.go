@@ -260,6 +260,9 @@ func (m *RAM) Flush() error {
 	if len(m.run) == 0 {
 		return nil
 	}
+	if m.dst == nil {
+		return fmt.Errorf("migschema: %w", block.ErrNil)
+	}
 	n, err := m.dst.WriteAt(m.run, m.runAt)
 	if err == nil && n < len(m.run) {
 		err = io.ErrShortWrite

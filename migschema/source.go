@@ -2,6 +2,8 @@ package migschema
 
 import (
 	"io"
+
+	"github.com/virtfmt/virtfmt/internal/block"
 )
 
 const (
@@ -27,7 +29,13 @@ type source struct {
 	exact bool  // never read more than was asked for
 }
 
-func newSource(r io.Reader, exact bool) source { return source{r: r, exact: exact} }
+func newSource(r io.Reader, exact bool) source {
+	s := source{r: r, exact: exact}
+	if r == nil {
+		s.err = block.ErrNil
+	}
+	return s
+}
 
 func bytesSource(b []byte) source { return source{buf: b, end: len(b), err: io.EOF} }
 

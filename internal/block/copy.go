@@ -139,6 +139,9 @@ func (o *CopyOptions) withDefaults(cluster int64) (CopyOptions, error) {
 // incomplete then. The memory that Copy takes is Workers times BufferSize,
 // twice that with InOrder.
 func Copy(ctx context.Context, dst io.WriterAt, src Disk, o *CopyOptions) (CopyStats, error) {
+	if dst == nil || src == nil {
+		return CopyStats{}, ErrNil
+	}
 	cluster := int64(0)
 	if c, ok := src.(Clusterer); ok {
 		cluster = c.ClusterSize()
