@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -36,5 +37,26 @@ func TestDevice(t *testing.T) {
 	}
 	if n, err := d.ReadAt(make([]byte, 10), 1995); n != 5 || err == nil {
 		t.Errorf("at the end %d bytes are read, %v", n, err)
+	}
+}
+
+// A device that holds nothing is no place for an image, and the error says so.
+func TestNullDevice(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("disk.raw", make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		"convert -O qcow2 disk.raw /dev/null", "convert -c -O qcow2 disk.raw /dev/null", "convert -O qed disk.raw /dev/null",
+		"convert -O qcow2 -o preallocation=full disk.raw /dev/null", "create -f qcow2 /dev/null 1M", "create -f qed /dev/null 1M",
+	} {
+		var out, errs bytes.Buffer
+		c := &command{ctx: t.Context(), stdout: &out, stderr: &errs}
+		if code := c.main(words(line)); code != 1 || !strings.Contains(errs.String(), "'/dev/null' is a device that holds nothing") {
+			t.Errorf("%s: exit code %d, %s", line, code, &errs)
+		}
+	}
+	if fi, err := os.Stat("/dev/null"); err != nil || fi.Mode()&os.ModeDevice == 0 {
+		t.Fatal("/dev/null is gone")
 	}
 }

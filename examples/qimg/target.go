@@ -41,6 +41,9 @@ func (c *command) makeFile(name string, v *createValues) (_ *newFile, err error)
 		return nil, messagef("Failed to get \"write\" lock: %v\nIs another process using the image [%s]?", err, name)
 	}
 	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		if err == nil && v.format != "raw" {
+			err = hasRoom(f.File)
+		}
 		return f, err // a device keeps its size
 	}
 	if err := f.Truncate(0); err != nil {
@@ -48,6 +51,15 @@ func (c *command) makeFile(name string, v *createValues) (_ *newFile, err error)
 	}
 	c.hint(f.File, v)
 	return f, nil
+}
+
+// hasRoom refuses a device that holds nothing, such as /dev/null.
+func hasRoom(f *os.File) error {
+	n, err := block.Length(f)
+	if err != nil || n == 0 {
+		return messagef("'%s' is a device that holds nothing: an image needs a file or a disk", f.Name())
+	}
+	return nil
 }
 
 // openNew opens a file for writing, which it makes if need be.
