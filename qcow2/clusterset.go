@@ -1,7 +1,6 @@
 package qcow2
 
 import (
-	"cmp"
 	"slices"
 	"sort"
 )
@@ -58,8 +57,9 @@ func (s *clusterSet) remove(first clusterIdx, n int64) {
 
 // newClusterSet returns the union of runs, whose list it keeps. Runs may be
 // empty.
+//
+// Preconditions: the runs are sorted by where they begin.
 func newClusterSet(list []clusterRun) clusterSet {
-	slices.SortFunc(list, func(a, b clusterRun) int { return cmp.Compare(a.first, b.first) })
 	n := 0
 	for _, r := range list {
 		switch {
