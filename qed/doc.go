@@ -56,7 +56,11 @@
 // proportion to a size that it merely claims. Nothing is opened by a name in an
 // image but through what the caller granted: [Options.OpenBacking], or for
 // [OpenFile] [Options.Root]. A format is never guessed. Nothing is written to the
-// header or the L1 table because an entry points there.
+// header or the L1 table because an entry points there. That two entries share
+// a cluster is not noticed on writing, nor is it by QEMU: to know, all tables
+// would have to be read first, as [Image.Check] does, which finds and mends it.
+// No entry, whoever wrote it, leads out of the file. Check an image of unknown
+// origin before it is written to.
 //
 // # Limits
 //
