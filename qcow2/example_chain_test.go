@@ -112,8 +112,8 @@ func ExampleImage_Commit() {
 	// Output: hello in the backing file
 }
 
-// A disk is copied to a raw file, its backing files included: what reads as
-// zeros becomes holes.
+// A disk is copied to a raw file, its backing files included. What is not stored
+// in any of them becomes holes.
 func ExampleImage_CopyTo() {
 	dir, err := makeChain()
 	if err != nil {
@@ -144,6 +144,6 @@ func ExampleImage_CopyTo() {
 	if err := raw.Close(); err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(percent, "%,", stats.Written, "bytes written,", stats.Zeroed+stats.Skipped, "are zeros")
-	// Output: 100 %, 0 bytes written, 2097152 are zeros
+	fmt.Println(percent, "%,", stats.Written+stats.Zeroed+stats.Skipped, "bytes")
+	// Output: 100 %, 2097152 bytes
 }
