@@ -32,8 +32,9 @@
 // own tool; [Strict] takes only what the format describes; [Salvage] goes on
 // at damage. It repairs an extent header where the checksum proves the repair,
 // and drops an extent of which bytes are missing or too many, since nobody can
-// tell where, rather than read wrong data. What is wrong with an archive is
-// told by each [Finding] of a [Report].
+// tell where, rather than read wrong data. A stream that fails, as that of a
+// compressed archive does at damage, ends the archive there. What is wrong with
+// an archive is told by each [Finding] of a [Report].
 //
 // # Concurrency
 //

@@ -14,7 +14,9 @@
 //
 // An ARCHIVE that is read may be "-" for standard input, and compressed with
 // zstd, gzip or, where lzop is installed, lzo. With -S, verify, extract,
-// convert and repack go on at damage and take what can be read.
+// convert and repack go on at damage and take what can be read: of a compressed
+// archive what comes before the damage, as files that keep their temporary
+// names, tmp-NAME.
 package main
 
 import (
