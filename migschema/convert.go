@@ -49,7 +49,8 @@ type ConvertOptions struct {
 	PageSize int
 	// VMDesc describes the device state where the stream does not.
 	VMDesc *VMDesc
-	// MaxState is how many bytes of device state are held, 256 MiB if 0.
+	// MaxState is how many bytes of device state are held, 256 MiB if 0. Of
+	// typed state it counts what [Decoder.State] does.
 	MaxState int64
 	// Lenient says which breaches to bear in a BER input.
 	Lenient Lenient

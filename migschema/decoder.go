@@ -244,8 +244,8 @@ func (d *Decoder) intern(b []byte) string {
 func (d *Decoder) Events() iter.Seq2[*Event, error] { return all(d.Next) }
 
 // State returns the typed state that [EventState] begins, as a value, after
-// that event, if it has at most limit octets in the stream. Events go on
-// behind its end. A value takes some twenty times the octets in memory.
+// that event, if that takes at most limit bytes: its octets in the stream, and
+// 64 for each entry and 128 for each subsection. Events go on behind its end.
 func (d *Decoder) State(limit int64) (VMState, error) {
 	if d.w.err == nil && (d.w.event != ElementBegin || d.w.node != nodeStateList) {
 		return nil, fmt.Errorf("migschema: %w: State without EventState", CodeMisuse)

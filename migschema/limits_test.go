@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"runtime"
 	"testing"
 
 	"github.com/virtfmt/virtfmt/internal/memfile"
@@ -233,6 +234,42 @@ func TestStateLimit(t *testing.T) {
 			}
 			if _, err := d.State(limit); !errors.Is(err, want) {
 				t.Errorf("limit %d: %v, want %v", limit, err, want)
+			}
+			break
+		}
+	}
+}
+
+// TestStateCost: what typed state takes in memory is within its limit, however
+// few octets its entries have.
+func TestStateCost(t *testing.T) {
+	const n, limit = 1 << 20, 4 << 20
+	for name, element := range map[string][]byte{
+		"ints":        {2, 1, 5},
+		"arrays":      {0x30, 0},
+		"blobs":       {4, 0},
+		"subsections": {0x7f, 0xd3, 0x53, 8, 0x0c, 1, 's', 2, 1, 0, 0x30, 0},
+	} {
+		entries := bytes.Repeat(element, n/len(element))
+		if name == "subsections" {
+			entries = append(append([]byte{0x7f, 0xd3, 0x4c, 0x80}, entries...), 0, 0)
+		}
+		d := migschema.NewDecoderBytes(state(entries...), nil)
+		for ev, err := range d.Events() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ev.Kind != migschema.EventState {
+				continue
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			if _, err := d.State(limit); !errors.Is(err, migschema.CodeLimit) {
+				t.Errorf("%s: %v", name, err)
+			}
+			runtime.ReadMemStats(&after)
+			if got := after.TotalAlloc - before.TotalAlloc; got > 4*limit { // lists that grow are copied
+				t.Errorf("%s: took %d bytes", name, got)
 			}
 			break
 		}

@@ -257,16 +257,16 @@ func (t *toClassic) blob() error {
 
 // state writes typed state.
 func (t *toClassic) state() error {
-	v, err := t.d.State(t.opt.MaxState)
-	if err != nil {
-		return err
-	}
 	if t.ev.SectionID < 0 {
 		return t.fail(CodeLossy, "typed state under a negative section id")
 	}
 	dev := t.describe(t.desc, device{t.rec.Name, t.rec.Instance})
 	if dev == nil {
 		return t.fail(CodeVMDesc, "typed state without a description of the device")
+	}
+	v, err := t.d.State(t.opt.MaxState)
+	if err != nil {
+		return err
 	}
 	b, err := dev.Encode(v)
 	if err != nil {

@@ -245,7 +245,15 @@ func (w *walker) nextBytes() []byte {
 
 func (w *walker) entries() []Entry { return list(w, w.entry) }
 
+// What an entry and a subsection of typed state take in memory besides their
+// octets, in bytes: the place in a list, and the value that is there.
+const (
+	entryCost      = 64
+	subSectionCost = 128
+)
+
 func (w *walker) entry() Entry {
+	w.valueEnd -= entryCost
 	w.bounded()
 	switch w.node {
 	case nodeArray:
@@ -284,6 +292,8 @@ func (w *walker) bounded() {
 func (w *walker) subSections() SubSecList { return list(w, w.subSection) }
 
 func (w *walker) subSection() SubSection {
+	w.valueEnd -= subSectionCost
+	w.bounded()
 	s := SubSection{Name: w.nextString(), VersionID: w.nextInt()}
 	w.next() // contents
 	s.Contents = w.entries()

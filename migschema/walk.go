@@ -21,7 +21,7 @@ type walker struct {
 	done  bool    // the root has ended
 	err   error   // sticky
 
-	valueEnd int64 // offset that a value decoded as a whole may not pass
+	valueEnd int64 // offset that a value decoded as a whole may not pass; entries bring it nearer
 
 	// The element at hand, for paths: the component or the arm by which its
 	// parent holds it. Lists count in frame.n.

@@ -56,7 +56,7 @@ func (b *Block) UnmarshalBinary(p []byte) error {
 		return &FormatError{8, "nret", fmt.Errorf("%d results, %d words follow the arguments: %w", nret, words-uint64(nargs), io.ErrUnexpectedEOF)}
 	}
 	p = p[rtasHeaderLen:]
-	*b = Block{token, decodeWords(p, nargs), decodeWords(p[4*nargs:], nret)}
+	*b = Block{token, decodeWords(p, nargs), decodeWords(p[4*uint64(nargs):], nret)}
 	return nil
 }
 
