@@ -72,7 +72,7 @@ func (im *Image) growForVMState(off, n int64) error {
 	first := im.l1EntriesFor(im.Size())
 	need := first + im.l1EntriesFor(off+min(n, math.MaxInt64-off))
 	if need > maxL1Bytes/l1EntrySize {
-		return fmt.Errorf("qcow2: VM state of %d bytes: %w of an L1 table of %d bytes", off+n, ErrLimit, maxL1Bytes)
+		return fmt.Errorf("qcow2: VM state of %d bytes at %d: %w of an L1 table of %d bytes", n, off, ErrLimit, maxL1Bytes)
 	}
 	im.mu.RLock()
 	have := int64(im.active.entries)

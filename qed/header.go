@@ -142,7 +142,7 @@ func (h *Header) BackingFormat() string {
 func readHeader(r io.ReaderAt, length int64) (*Header, error) {
 	b, err := safeio.ReadAt(r, 0, min(length, headerSize), headerSize)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("qed: header: %w", err)
 	}
 	h := new(Header)
 	if err := h.decode(b); err != nil {

@@ -3,6 +3,7 @@ package qed_test
 import (
 	"io"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/virtfmt/virtfmt/qed"
@@ -22,5 +23,12 @@ func TestNilFile(t *testing.T) {
 				t.Errorf("Create of %T with size %d: no error", f, size)
 			}
 		}
+	}
+}
+
+// What cannot be read is told as an error of this package.
+func TestDirectory(t *testing.T) {
+	if _, err := qed.OpenFile(t.TempDir(), nil); err == nil || !strings.HasPrefix(err.Error(), "qed: ") {
+		t.Error(err)
 	}
 }

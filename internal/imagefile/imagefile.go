@@ -51,6 +51,10 @@ type File struct {
 // or absolute, must lie inside.
 func Open(name string, o Options) (*File, error) {
 	if o.Root == nil {
+		// A FIFO would block, and neither it nor a socket can hold an image.
+		if fi, err := os.Stat(name); err == nil && fi.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) != 0 {
+			return nil, fmt.Errorf("%s is neither a regular file nor a device", name)
+		}
 		f, err := os.OpenFile(name, flag(o.Write), 0)
 		if err != nil {
 			return nil, err

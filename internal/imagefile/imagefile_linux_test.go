@@ -25,6 +25,12 @@ func TestSpecialFiles(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "x"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	for _, write := range []bool{false, true} {
+		_, err := imagefile.Open(filepath.Join(dir, "fifo"), imagefile.Options{Write: write})
+		if err == nil || !strings.Contains(err.Error(), "regular") {
+			t.Errorf("a FIFO without a root: %v", err)
+		}
+	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		t.Fatal(err)
