@@ -99,6 +99,33 @@ func TestSalvageFailingStream(t *testing.T) {
 	}
 }
 
+// TestSalvageFailingHeader: a stream that fails within the header says so. One
+// whose first frame has a wrong checksum says so, and gives everything.
+func TestSalvageFailingHeader(t *testing.T) {
+	disk := content(1, 5<<16, 0.3)
+	plain := build(t, false, disk)
+	o := &vma.Options{Profile: vma.Salvage}
+	for n := 0; n < 13000; n += 500 {
+		open := func() io.Reader { return io.MultiReader(bytes.NewReader(plain[:n]), iotest.ErrReader(errFull)) }
+		r, err := vma.NewReader(open(), o)
+		if err == nil {
+			_, err = r.Extract(t.Context(), nil)
+		}
+		if !errors.Is(err, errFull) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+		if _, err := vma.VerifyStream(t.Context(), open(), o); !errors.Is(err, errFull) {
+			t.Errorf("verifying %d bytes: %v", n, err)
+		}
+	}
+	first := zstdFrame(t, plain[:4096])
+	first[len(first)-1] ^= 1
+	w, err := extractZstd(t.Context(), slices.Concat(first, zstdFrame(t, plain[4096:])), disk.Size(), o, 2)
+	if !errors.Is(err, zstd.ErrCRCMismatch) || !bytes.Equal(w.b, disk) {
+		t.Errorf("a wrong checksum: %v", err)
+	}
+}
+
 // extractTo extracts the only device of an archive, which must end as it says.
 func extractTo(t *testing.T, r io.Reader, o *vma.Options, w *buffer, ends error) *vma.Report {
 	t.Helper()

@@ -1,6 +1,7 @@
 package vma
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"iter"
@@ -22,18 +23,18 @@ type Reader struct {
 // NewReader reads the header of the archive r. The findings that a profile
 // counts as an error end the reading, as a [*FormatError]; under [Salvage] the
 // Reader goes on after damage, and [Reader.Report] says what was lost. Where r
-// fails, as a decompressor does at damage, the archive ends for a salvage: the
-// error of r comes after all that was read, in place of [io.EOF].
+// fails, as a decompressor does at damage, the archive ends for a salvage, but
+// not at a checksum of zstd that is wrong: the first error of r comes after all
+// that was read, in place of [io.EOF].
 func NewReader(r io.Reader, o *Options) (*Reader, error) {
 	opt := o.withDefaults()
 	salvage := opt.Profile == Salvage
-	src := &streamSource{r: r}
+	src := &streamSource{r: r, lenient: salvage}
 	w, err := newWalker(context.Background(), src, -1, opt, salvage)
 	if err != nil {
-		return nil, err
+		return nil, cmp.Or(src.failed, err)
 	}
 	src.release()
-	src.lenient = salvage
 	w.list = true
 	return &Reader{w: w, stream: src}, nil
 }

@@ -90,8 +90,8 @@ type streamSource struct {
 	eof  bool
 	late *lateSums // of what is in buf; nil where r checks what it returns
 
-	lenient bool  // where r fails, the archive ends
-	failed  error // how r failed then
+	lenient bool  // where r cannot go on, the archive ends
+	failed  error // how r failed first then
 }
 
 func (s *streamSource) offset() int64 { return s.pos }
@@ -182,8 +182,14 @@ func (s *streamSource) fill(n int) error {
 			s.eof = true
 			return nil
 		case err != nil && s.lenient:
-			s.eof, s.failed = true, ioError(s.pos+int64(len(s.buf)-s.head), err)
-			return nil
+			if s.failed == nil {
+				s.failed = ioError(s.pos+int64(len(s.buf)-s.head), err)
+			}
+			// The content of a frame with a wrong checksum is there all the same.
+			if z, ok := s.r.(*zstdReader); !ok || !z.resume() {
+				s.eof = true
+				return nil
+			}
 		case err != nil:
 			return err
 		case k > 0:

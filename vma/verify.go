@@ -34,9 +34,8 @@ func Verify(ctx context.Context, r io.ReaderAt, o *Options) (*Report, error) {
 // fails: then there is a report as well as an error.
 func VerifyStream(ctx context.Context, r io.Reader, o *Options) (*Report, error) {
 	opt := o.withDefaults()
-	src := &streamSource{r: r}
+	src := &streamSource{r: r, lenient: opt.Profile == Salvage}
 	w, err := newWalker(ctx, src, -1, opt, true)
-	src.lenient = opt.Profile == Salvage
 	report, err := w.verify(err)
 	return report, cmp.Or(err, src.failed)
 }

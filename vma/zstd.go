@@ -89,6 +89,14 @@ func (z *zstdReader) Read(p []byte) (int, error) {
 	return 0, z.wrong
 }
 
+// resume has z go on after a frame whose checksum was wrong, and reports
+// whether that is all that keeps it from doing so.
+func (z *zstdReader) resume() bool {
+	ok := z.wrong != nil && z.failed == nil
+	z.wrong = nil
+	return ok
+}
+
 // Close ends the decoder, not what it reads from.
 func (z *zstdReader) Close() error {
 	z.dec.Close()

@@ -203,6 +203,8 @@ func TestZstdExtract(t *testing.T) {
 		switch {
 		case bad >= 0 && !errors.Is(err, zstd.ErrCRCMismatch):
 			t.Fatalf("run %d, frame %d of %d is wrong: %v", run, bad, len(frames), err)
+		case bad >= 0 && o.Profile == vma.Salvage && !bytes.Equal(w.b, disk):
+			t.Fatalf("run %d, frame %d of %d is wrong: not all was salvaged", run, bad, len(frames))
 		case bad < 0 && (err != nil || !bytes.Equal(w.b, disk)):
 			t.Fatalf("run %d, %d frames: %v", run, len(frames), err)
 		}
@@ -235,7 +237,8 @@ func TestZstdSalvage(t *testing.T) {
 		}
 		for _, f := range frames {
 			f[len(f)-1] ^= 1
-			if _, err := extractZstd(t.Context(), slices.Concat(frames...), disk.Size(), o, 2); !errors.Is(err, zstd.ErrCRCMismatch) {
+			w, err := extractZstd(t.Context(), slices.Concat(frames...), disk.Size(), o, 2)
+			if !errors.Is(err, zstd.ErrCRCMismatch) || !bytes.Equal(w.b, want.b) {
 				t.Errorf("cut at %d, a wrong checksum: %v", cut, err)
 			}
 			f[len(f)-1] ^= 1
