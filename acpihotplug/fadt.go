@@ -28,16 +28,22 @@ const (
 	fadtXBlock  = 220 // X_GPE0_BLK, a generic address of 12 bytes
 	fadtMinLen  = 116 // of ACPI 1.0's table
 	fadtXMinLen = 232 // of a table with X_GPE0_BLK
+
+	fadtMaxLength = 31 // X_GPE0_BLK has the width in bits in one byte
 )
 
 // Patch writes the values to a FADT and corrects its checksum. The 64-bit
-// address X_GPE0_BLK is written where the table has one.
+// address X_GPE0_BLK is written where the table has one. The length is at most
+// 31 bytes.
 func (g GPE0) Patch(fadt []byte) error {
 	if len(fadt) < fadtMinLen || string(fadt[:4]) != "FACP" {
 		return fmt.Errorf("acpihotplug: not a FADT of at least %d bytes", fadtMinLen)
 	}
 	if n := binary.LittleEndian.Uint32(fadt[4:]); uint64(n) != uint64(len(fadt)) {
 		return fmt.Errorf("acpihotplug: the FADT says that it has %d bytes, not %d", n, len(fadt))
+	}
+	if g.Length > fadtMaxLength {
+		return fmt.Errorf("acpihotplug: GPE0_BLK_LEN %d is over %d bytes", g.Length, fadtMaxLength)
 	}
 	binary.LittleEndian.PutUint16(fadt[fadtSCI:], g.SCI)
 	binary.LittleEndian.PutUint32(fadt[fadtBlock:], g.Block)

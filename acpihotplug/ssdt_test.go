@@ -431,4 +431,9 @@ func TestFADTErrors(t *testing.T) {
 			t.Errorf("%s: patched", name)
 		}
 	}
+	before := string(good)
+	if err := (acpihotplug.GPE0{Length: 32}).Patch(good); err == nil || string(good) != before {
+		t.Errorf("a length that X_GPE0_BLK cannot tell: %v", err)
+	}
+	must(t, acpihotplug.GPE0{Length: 31}.Patch(good))
 }
