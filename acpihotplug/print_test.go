@@ -5,20 +5,14 @@ import (
 	"testing"
 
 	"github.com/virtfmt/virtfmt/acpihotplug"
+	"github.com/virtfmt/virtfmt/internal/apitest"
 )
 
 // TestConstantsPrint: constants print as words, and what is none as its number.
 func TestConstantsPrint(t *testing.T) {
-	for _, tt := range []struct {
-		value fmt.Stringer
-		want  string
-	}{
-		{acpihotplug.EventRead, "read"},
-		{acpihotplug.EventReset, "reset"},
-		{acpihotplug.EventReset + 1, "EventKind(9)"},
-	} {
-		if got := tt.value.String(); got != tt.want {
-			t.Errorf("%T: %q, want %q", tt.value, got, tt.want)
-		}
-	}
+	apitest.Words(t, map[fmt.Stringer]string{
+		acpihotplug.EventRead:      "read",
+		acpihotplug.EventReset:     "reset",
+		acpihotplug.EventReset + 1: "EventKind(9)",
+	})
 }

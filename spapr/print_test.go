@@ -4,29 +4,23 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/virtfmt/virtfmt/internal/apitest"
 	"github.com/virtfmt/virtfmt/spapr"
 )
 
 // TestConstantsPrint: constants print as words, and what is none as its number.
 func TestConstantsPrint(t *testing.T) {
-	for _, tt := range []struct {
-		value fmt.Stringer
-		want  string
-	}{
-		{spapr.PowerOn, "on"},
-		{spapr.PowerReboot, "reboot"},
-		{spapr.PowerReboot + 1, "Power(3)"},
-		{spapr.CPUStopped, "stopped"},
-		{spapr.CPURunning, "running"},
-		{spapr.CPURunning + 1, "CPUState(3)"},
-		{spapr.CPUState(1<<32 - 1), "CPUState(4294967295)"},
-		{spapr.Strict(0), "none"},
-		{spapr.StrictMemory | spapr.StrictClock, "memory+clock"},
-		{spapr.StrictAll, "memory+xor+size+clock"},
-		{spapr.StrictXOR | 1<<7, "xor+0x80"},
-	} {
-		if got := tt.value.String(); got != tt.want {
-			t.Errorf("%T: %q, want %q", tt.value, got, tt.want)
-		}
-	}
+	apitest.Words(t, map[fmt.Stringer]string{
+		spapr.PowerOn:                          "on",
+		spapr.PowerReboot:                      "reboot",
+		spapr.PowerReboot + 1:                  "Power(3)",
+		spapr.CPUStopped:                       "stopped",
+		spapr.CPURunning:                       "running",
+		spapr.CPURunning + 1:                   "CPUState(3)",
+		spapr.CPUState(1<<32 - 1):              "CPUState(4294967295)",
+		spapr.Strict(0):                        "none",
+		spapr.StrictMemory | spapr.StrictClock: "memory+clock",
+		spapr.StrictAll:                        "memory+xor+size+clock",
+		spapr.StrictXOR | 1<<7:                 "xor+0x80",
+	})
 }

@@ -45,6 +45,11 @@ func newBuffer(n int64, before byte) *buffer {
 	return &buffer{b: bytes.Repeat([]byte{before}, int(n)), written: make([]bool, n/512)}
 }
 
+// into extracts every device to w: there is one.
+func into(w io.WriterAt) *vma.ExtractOptions {
+	return &vma.ExtractOptions{Target: func(vma.DeviceInfo) (*vma.Target, error) { return &vma.Target{W: w}, nil }}
+}
+
 func (b *buffer) WriteAt(p []byte, off int64) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

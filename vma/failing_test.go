@@ -133,9 +133,7 @@ func extractTo(t *testing.T, r io.Reader, o *vma.Options, w *buffer, ends error)
 	if err != nil {
 		t.Fatal(err)
 	}
-	report, err := rd.Extract(t.Context(), &vma.ExtractOptions{Target: func(vma.DeviceInfo) (*vma.Target, error) {
-		return &vma.Target{W: w}, nil
-	}})
+	report, err := rd.Extract(t.Context(), into(w))
 	if (err == nil) != (ends == nil) || ends != nil && !errors.Is(err, ends) && !strings.HasSuffix(err.Error(), ends.Error()) {
 		t.Fatalf("ends with %v, want %v", err, ends)
 	}

@@ -24,9 +24,6 @@ func TestNoGoroutineLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	to := func(w io.WriterAt) *vma.ExtractOptions {
-		return &vma.ExtractOptions{Target: func(vma.DeviceInfo) (*vma.Target, error) { return &vma.Target{W: w}, nil }}
-	}
 	stream := func(ctx context.Context, r io.Reader, o *vma.ExtractOptions) error {
 		rd, err := vma.NewReader(r, nil)
 		if err == nil {
@@ -60,15 +57,17 @@ func TestNoGoroutineLeft(t *testing.T) {
 		f  func() error
 		ok bool
 	}{
-		"extract":                 {func() error { _, err := a.Extract(t.Context(), to(newBuffer(disk.Size(), 0))); return err }, true},
-		"extract, a target fails": {func() error { _, err := a.Extract(t.Context(), to(failing())); return err }, false},
-		"extract, ended":          {func() error { _, err := a.Extract(ended, to(newBuffer(disk.Size(), 0))); return err }, false},
-		"stream":                  {func() error { return stream(t.Context(), bytes.NewReader(b), to(newBuffer(disk.Size(), 0))) }, true},
-		"stream, a target fails":  {func() error { return stream(t.Context(), bytes.NewReader(b), to(failing())) }, false},
-		"stream, ended":           {func() error { return stream(ended, bytes.NewReader(b), to(newBuffer(disk.Size(), 0))) }, false},
-		"stream, cut":             {func() error { return stream(t.Context(), bytes.NewReader(b[:len(b)/2]), to(newBuffer(disk.Size(), 0))) }, false},
+		"extract":                 {func() error { _, err := a.Extract(t.Context(), into(newBuffer(disk.Size(), 0))); return err }, true},
+		"extract, a target fails": {func() error { _, err := a.Extract(t.Context(), into(failing())); return err }, false},
+		"extract, ended":          {func() error { _, err := a.Extract(ended, into(newBuffer(disk.Size(), 0))); return err }, false},
+		"stream":                  {func() error { return stream(t.Context(), bytes.NewReader(b), into(newBuffer(disk.Size(), 0))) }, true},
+		"stream, a target fails":  {func() error { return stream(t.Context(), bytes.NewReader(b), into(failing())) }, false},
+		"stream, ended":           {func() error { return stream(ended, bytes.NewReader(b), into(newBuffer(disk.Size(), 0))) }, false},
+		"stream, cut": {func() error {
+			return stream(t.Context(), bytes.NewReader(b[:len(b)/2]), into(newBuffer(disk.Size(), 0)))
+		}, false},
 		"stream, the reader fails": {func() error {
-			return stream(t.Context(), io.MultiReader(bytes.NewReader(b[:len(b)/2]), iotest.ErrReader(errFull)), to(newBuffer(disk.Size(), 0)))
+			return stream(t.Context(), io.MultiReader(bytes.NewReader(b[:len(b)/2]), iotest.ErrReader(errFull)), into(newBuffer(disk.Size(), 0)))
 		}, false},
 		"copy from a disk":              {func() error { return newWriter(io.Discard).CopyFrom(t.Context(), 1, disk, nil) }, true},
 		"copy, ended":                   {func() error { return newWriter(io.Discard).CopyFrom(ended, 1, disk, nil) }, false},

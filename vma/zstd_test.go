@@ -164,9 +164,9 @@ func extractZstd(ctx context.Context, b []byte, size int64, o *vma.Options, work
 		return nil, err
 	}
 	w := newBuffer(size, 0)
-	_, err = r.Extract(ctx, &vma.ExtractOptions{Workers: workers, Target: func(vma.DeviceInfo) (*vma.Target, error) {
-		return &vma.Target{W: w}, nil
-	}})
+	x := into(w)
+	x.Workers = workers
+	_, err = r.Extract(ctx, x)
 	return w, err
 }
 
@@ -293,9 +293,7 @@ func TestZstdEmptyFrames(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := r.Extract(t.Context(), &vma.ExtractOptions{Target: func(vma.DeviceInfo) (*vma.Target, error) {
-				return &vma.Target{W: w}, nil
-			}}); err != nil || !bytes.Equal(w.b, disk) {
+			if _, err := r.Extract(t.Context(), into(w)); err != nil || !bytes.Equal(w.b, disk) {
 				t.Error(err)
 			}
 		} else if _, got := readStream(t, z, nil); !bytes.Equal(got[1], disk) {
